@@ -1,0 +1,140 @@
+# r2vfs: make, make test, make install. No configure.
+#
+#   make                       build/r2vfs.so (the extension) and build/libr2vfs.a (to link statically)
+#   make CC=clang BUILD=build/clang
+#   make SANITIZE=address,undefined BUILD=build/asan
+#   make test                  everything; scripts/test says what
+#   make units T=wal           one kind of test; T: only programs whose name contains it
+#   make V=1                   shows the commands
+#   make install PREFIX=/usr/local [DESTDIR=...]
+
+BUILD    ?= build
+PREFIX   ?= /usr/local
+PYTHON   ?= $(firstword $(wildcard /usr/bin/python3) python3)
+OPT      ?= -O2
+SANITIZE ?=
+T        ?=
+Q        := $(if $(V),,@)
+
+UNAME := $(shell uname -s)
+ifeq ($(UNAME),Darwin)
+SUFFIX  := dylib
+SHARED  := -dynamiclib
+else
+SUFFIX  := so
+SHARED  := -shared -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--as-needed
+endif
+
+PKG_CONFIG ?= pkg-config
+LIB_CFLAGS := $(shell $(PKG_CONFIG) --cflags libcurl libcrypto liblz4 2>/dev/null)
+LIBS       := $(or $(shell $(PKG_CONFIG) --libs libcurl libcrypto liblz4 2>/dev/null),-lcurl -lcrypto -llz4) -lpthread
+
+WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Werror
+FLAGS := -std=c11 $(OPT) -g -fPIC -fvisibility=hidden $(WARNINGS) -D_GNU_SOURCE -Ivfs $(LIB_CFLAGS)
+ifneq ($(SANITIZE),)
+FLAGS += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+FLAGS += $(CPPFLAGS) $(CFLAGS)
+
+SOURCES := $(wildcard vfs/*.c) $(filter-out ext/preload.c,$(wildcard ext/*.c))
+OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
+# A program that links r2vfs statically has SQLite at hand and no table of its functions:
+# SQLITE_CORE turns sqlite3ext.h's indirect calls into direct ones.
+STATICS := $(SOURCES:%.c=$(BUILD)/static/%.o)
+
+TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c tests/r2/*.c tests/crash/*.c))
+HELPERS := $(patsubst %.c,$(BUILD)/static/%.o,$(filter-out $(wildcard tests/unit/test_*.c),$(wildcard tests/unit/*.c)))
+
+EXTENSION := $(BUILD)/r2vfs.$(SUFFIX)
+LIBRARY   := $(BUILD)/libr2vfs.a
+PRELOAD   := $(if $(wildcard ext/preload.c),$(BUILD)/r2vfs_preload.$(SUFFIX))
+
+.PHONY: all tests install uninstall clean distclean lint demo test units integration sanitize soak \
+        sqlite-suite bench FORCE
+
+all: $(EXTENSION) $(LIBRARY) $(PRELOAD)
+
+# The size budget is 300 KB: debugging information goes into a file of its own, where gdb finds it.
+$(EXTENSION): $(OBJECTS)
+	@mkdir -p $(@D)
+	@echo '$(CC) $@'
+	$(Q)$(CC) $(FLAGS) $(SHARED) $(LDFLAGS) -o $@.new $(OBJECTS) $(LIBS)
+ifeq ($(UNAME)$(SANITIZE),Linux)
+	$(Q)objcopy --only-keep-debug $@.new $@.debug
+	$(Q)objcopy --strip-all --add-gnu-debuglink=$@.debug $@.new
+endif
+	$(Q)mv $@.new $@
+
+$(LIBRARY): $(STATICS)
+	@rm -f $@
+	@echo '$(AR) $@'
+	$(Q)$(AR) rcs $@ $(STATICS)
+
+$(BUILD)/r2vfs_preload.$(SUFFIX): ext/preload.c $(BUILD)/flags
+	@echo '$(CC) $@'
+	$(Q)$(CC) $(FLAGS) $(SHARED) $(LDFLAGS) -o $@ $< -ldl
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '$(CC) $@'
+	$(Q)$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/static/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '$(CC) $@'
+	$(Q)$(CC) $(FLAGS) -DSQLITE_CORE -MMD -MP -c -o $@ $<
+
+# Test programs; -rdynamic for the names in a backtrace.
+tests: $(TESTS)
+
+$(BUILD)/tests/%: $(BUILD)/static/tests/%.o $(HELPERS) $(LIBRARY)
+	@mkdir -p $(@D)
+	@echo '$(CC) $@'
+	$(Q)$(CC) $(FLAGS) $(LDFLAGS) -o $@ $< $(HELPERS) $(LIBRARY) -lcunit -lsqlite3 $(LIBS) -ldl -lm
+
+# Other flags, another compiler: everything anew.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(FLAGS)' | cmp -s - $@ || echo '$(CC) $(FLAGS)' >$@
+
+.SECONDARY:
+-include $(OBJECTS:.o=.d) $(STATICS:.o=.d) $(TESTS:$(BUILD)/tests/%=$(BUILD)/static/tests/%.d) $(HELPERS:.o=.d)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(EXTENSION) $(PRELOAD) $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 vfs/r2vfs.h $(DESTDIR)$(PREFIX)/include/
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/lib/r2vfs.$(SUFFIX) $(DESTDIR)$(PREFIX)/lib/r2vfs_preload.$(SUFFIX) \
+	    $(DESTDIR)$(PREFIX)/lib/libr2vfs.a $(DESTDIR)$(PREFIX)/include/r2vfs.h
+
+clean:
+	rm -rf build
+
+# Also the emulator, which lies outside the repository.
+distclean: clean
+	rm -rf "$${R2VFS_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/r2vfs}"/emulator-*
+
+demo: all
+	@scripts/demo
+
+lint:
+	@scripts/lint
+
+test:
+	@scripts/setup test
+	@$(PYTHON) scripts/test
+
+units integration sanitize:
+	@$(PYTHON) scripts/test $@ $(T)
+
+soak: all
+	@scripts/soak
+
+sqlite-suite: all
+	@scripts/sqlite-suite
+
+bench: all
+	@scripts/bench

@@ -1,0 +1,71 @@
+/* entry.c - the entry points that sqlite3_load_extension() and static linking call. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../vfs/shim.h"
+#include "ext.h"
+
+SQLITE_EXTENSION_INIT1
+
+#define EXPORT __attribute__((visibility("default")))
+
+enum { OLDEST = 3037000 }; /* oldest SQLite whose interface we use */
+
+static int on_connection(sqlite3 *db, char **message, const struct sqlite3_api_routines *api)
+{
+    (void)message;
+    (void)api;
+    int rc = r2_ext_functions(db);
+    return rc == SQLITE_OK ? r2_ext_tables(db) : rc;
+}
+
+/* Take the host's interface. When linked statically (SQLITE_CORE) there is only one anyway. */
+static bool take_interface(char **message, const sqlite3_api_routines *api)
+{
+#ifndef SQLITE_CORE
+    if (sqlite3_api && sqlite3_api != api) {
+        *message = api->mprintf("r2vfs: already loaded by another SQLite library in this process; "
+                                "one process can use it with one SQLite only");
+        return false;
+    }
+    if (api->libversion_number() < OLDEST) {
+        *message = api->mprintf("r2vfs: this is SQLite %s; 3.37.0 or newer is needed",
+                                api->libversion());
+        return false;
+    }
+    SQLITE_EXTENSION_INIT2(api);
+#else
+    (void)message, (void)api;
+#endif
+    return true;
+}
+
+static int load(sqlite3 *db, char **message, const sqlite3_api_routines *api, bool make_default)
+{
+    if (!take_interface(message, api)) return SQLITE_ERROR;
+    const char *wish = getenv("R2VFS_DEFAULT");
+    int rc = r2_shim_register(make_default || (wish && strcmp(wish, "1") == 0), message);
+    if (rc == SQLITE_OK) rc = on_connection(db, message, api);
+    if (rc == SQLITE_OK) rc = sqlite3_auto_extension((void (*)(void))on_connection);
+    return rc == SQLITE_OK ? SQLITE_OK_LOAD_PERMANENTLY : rc;
+}
+
+EXPORT int sqlite3_rvfs_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);
+EXPORT int sqlite3_r2vfs_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);
+EXPORT int sqlite3_r2vfsdefault_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);
+
+/* what SQLite derives from the file name r2vfs.so: letters only */
+int sqlite3_rvfs_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
+{
+    return load(db, message, api, false);
+}
+
+int sqlite3_r2vfs_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
+{
+    return load(db, message, api, false);
+}
+
+int sqlite3_r2vfsdefault_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
+{
+    return load(db, message, api, true);
+}

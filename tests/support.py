@@ -1,0 +1,412 @@
+"""support.py - what the integration tests share. A test is a program of its own:
+
+    import os, sys
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+    import support
+
+    class Sync(support.Case):
+        def test_sync(self):
+            db = self.connect()                         # a new file, a new key, the emulator
+            db.execute("CREATE TABLE t(x)")
+            version, = db.execute("SELECT sync()").fetchone()
+            self.assertEqual(self.bucket.head(self.key).meta["db-version"], str(version))
+
+    if __name__ == "__main__":
+        support.main()
+
+From the environment, all optional:
+    R2VFS_SO        the extension; default: build/r2vfs.so
+    R2VFS_PRELOAD   a sanitizer's runtime that programs need before they load the extension
+    R2VFS_BUILD     where C test programs were built; default: build
+    R2_ENDPOINT, R2VFS_TEST_BUCKET, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY
+                    a running emulator; default: scripts/r2-emulator starts one
+"""
+
+import atexit
+import collections
+import hashlib
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+import urllib.parse
+import uuid
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+PYTHON = sys.executable
+BUILD = os.path.join(ROOT, os.environ.get("R2VFS_BUILD", "build"))
+SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+SO = os.path.join(ROOT, os.environ.get("R2VFS_SO", os.path.join(BUILD, "r2vfs" + SUFFIX)))
+PRELOAD = os.environ.get("R2VFS_PRELOAD", "")
+NAMES = ("R2_ENDPOINT", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2VFS_TEST_BUCKET")
+# It has done its work for this process, and shells (bash, dash) crash under TSan's: from here on only
+# children that load the extension get it.
+if PRELOAD and os.environ.get("LD_PRELOAD") == PRELOAD:
+    del os.environ["LD_PRELOAD"]
+DEADLINE = 300  # seconds until a child process counts as stuck; generous: sanitizers are slow
+
+sys.path.insert(0, os.path.join(HERE, "proxy"))
+from faultproxy import FaultProxy  # noqa: E402,F401  (tests take it from here)
+
+
+# ---------------------------------------------------------------- the emulator and its bucket
+
+class Emulator:
+    """The one that the environment names, or one of our own until this process ends."""
+
+    def __init__(self, environ=None, own=False):
+        environ = dict(os.environ if environ is None else environ)
+        self.dir = None
+        if own or not all(environ.get(name) for name in NAMES):
+            started = subprocess.run(
+                [os.path.join(ROOT, "scripts", "r2-emulator"), "start", "--watch",
+                 str(os.getpid())], env=environ, text=True, stdout=subprocess.PIPE, check=True)
+            environ = dict(re.findall(r"^export (\w+)='([^']*)'$", started.stdout, re.M))
+            self.dir = environ["R2_EMULATOR_DIR"]
+            atexit.register(self.stop)
+        self.env = {name: environ[name] for name in NAMES}
+        self.endpoint = self.env["R2_ENDPOINT"]
+        self.bucket_name = self.env["R2VFS_TEST_BUCKET"]
+
+    def stop(self):
+        if self.dir:
+            subprocess.run([os.path.join(ROOT, "scripts", "r2-emulator"), "stop", self.dir],
+                           check=True)
+            self.dir = None
+            atexit.unregister(self.stop)
+
+    def bucket(self, endpoint=None):
+        """The bucket, seen past r2vfs. endpoint: for example a FaultProxy's."""
+        return Bucket(endpoint or self.endpoint, self.bucket_name, self.env["R2_ACCESS_KEY_ID"],
+                      self.env["R2_SECRET_ACCESS_KEY"])
+
+
+_emulator = None
+
+
+def emulator():
+    """One emulator for this process; its names are put into the environment."""
+    global _emulator
+    if _emulator is None:
+        _emulator = Emulator()
+        os.environ.update(_emulator.env)
+    return _emulator
+
+
+Object = collections.namedtuple("Object", "etag size meta modified body")
+
+
+class Missing(Exception):
+    pass
+
+
+class Precondition(Exception):
+    pass
+
+
+class Bucket:
+    """Objects through botocore: another implementation than the one under test."""
+
+    def __init__(self, endpoint, name, access_key, secret_key):
+        import botocore.config
+        import botocore.session
+        os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+        # Newer botocore adds checksum trailers, which R2 does not take.
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+        self.name = name
+        self.client = botocore.session.Session().create_client(
+            "s3", endpoint_url=endpoint, region_name="auto", aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            config=botocore.config.Config(s3={"addressing_style": "path"},
+                                          retries={"max_attempts": 0}))
+        self._extra = threading.local()
+        self.client.meta.events.register("before-call.s3", self._add_headers)
+
+    def _add_headers(self, params, **_):
+        params["headers"].update(getattr(self._extra, "headers", None) or {})
+
+    def _call(self, method, headers=None, **args):
+        import botocore.exceptions
+        self._extra.headers = headers
+        try:
+            return getattr(self.client, method)(Bucket=self.name, **args)
+        except botocore.exceptions.ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            kind = {404: Missing, 412: Precondition}.get(status)
+            if kind:
+                raise kind(args.get("Key")) from error
+            raise
+        finally:
+            self._extra.headers = None
+
+    @staticmethod
+    def _object(answer, body=None):
+        return Object(answer["ETag"], answer["ContentLength"], answer["Metadata"],
+                      answer["LastModified"], body)
+
+    def head(self, key):
+        """Raises Missing; so does get."""
+        return self._object(self._call("head_object", Key=key))
+
+    def get(self, key):
+        answer = self._call("get_object", Key=key)
+        return self._object(answer, answer["Body"].read())
+
+    def exists(self, key):
+        try:
+            self.head(key)
+        except Missing:
+            return False
+        return True
+
+    def put(self, key, body, meta=None, if_match=None, if_none_match=None):
+        """Returns the ETag; raises Precondition."""
+        headers = {}
+        if if_match:
+            headers["If-Match"] = if_match
+        if if_none_match:
+            headers["If-None-Match"] = if_none_match
+        return self._call("put_object", headers, Key=key, Body=body, Metadata=meta or {})["ETag"]
+
+    def delete(self, key):
+        self._call("delete_object", Key=key)
+
+    def list(self, prefix=""):
+        """All keys below the prefix, sorted."""
+        keys, more = [], {}
+        while True:
+            answer = self._call("list_objects_v2", Prefix=prefix, **more)
+            keys += [entry["Key"] for entry in answer.get("Contents", [])]
+            if not answer.get("IsTruncated"):
+                return sorted(keys)
+            more = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def snapshot(self, prefix=""):
+        """{key: ETag}: to see that nothing was changed."""
+        return {key: self.head(key).etag for key in self.list(prefix)}
+
+
+# ---------------------------------------------------------------- databases through r2vfs
+
+_loaded = False
+
+
+def load(entry=None):
+    """Load the extension into this process, once."""
+    global _loaded
+    if _loaded:
+        return
+    db = sqlite3.connect(":memory:")
+    db.enable_load_extension(True)
+    if entry:
+        db.execute("SELECT load_extension(?, ?)", (SO, entry))
+    else:
+        db.load_extension(SO)
+    db.close()
+    _loaded = True
+
+
+def uri(path, remote=None, vfs="r2vfs", **params):
+    """The URI that opens `path`; parameters as in README's table, None ones are left out."""
+    if remote is not None:
+        params["remote"] = remote
+    if vfs:
+        params["vfs"] = vfs
+    query = urllib.parse.urlencode({k: v for k, v in params.items() if v is not None},
+                                   quote_via=urllib.parse.quote, safe="/:")
+    return "file:" + urllib.parse.quote(os.path.abspath(path)) + ("?" + query if query else "")
+
+
+def connect(path, remote=None, timeout=60, **params):
+    """A connection through r2vfs, in autocommit mode (BEGIN and COMMIT are the test's)."""
+    load()
+    return sqlite3.connect(uri(path, remote, **params), uri=True, timeout=timeout,
+                           isolation_level=None, check_same_thread=False)
+
+
+def plain(path, timeout=60):
+    """A connection that r2vfs has no part in."""
+    return sqlite3.connect(uri(path, vfs="unix"), uri=True, timeout=timeout, isolation_level=None,
+                           check_same_thread=False)
+
+
+def integrity(path):
+    """PRAGMA integrity_check without r2vfs: "ok", or what is wrong."""
+    db = plain(path)
+    try:
+        return "\n".join(row[0] for row in db.execute("PRAGMA integrity_check"))
+    finally:
+        db.close()
+
+
+def integrity_of_bytes(data):
+    """The same for a file's bytes, a snapshot's for example."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "x.db")
+        with open(path, "wb") as file:
+            file.write(data)
+        return integrity(path)
+
+
+def file_sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+# ---------------------------------------------------------------- other processes
+
+def child_env(env=None):
+    """This process's environment, the emulator's names if it runs, `env` over it (None removes)."""
+    merged = dict(os.environ)
+    if PRELOAD:
+        merged["LD_PRELOAD"] = PRELOAD
+    merged["PYTHONPATH"] = HERE + os.pathsep + merged.get("PYTHONPATH", "")
+    merged["PYTHONUNBUFFERED"] = "1"
+    for name, value in (env or {}).items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = value
+    return merged
+
+
+PROLOGUE = "import json, os, sqlite3, sys, time, support; from support import *; support.load()\n"
+
+
+def spawn_python(code, *args, env=None, **popen):
+    """Start `code` with the extension loaded; sys.argv[1:] are `args` as text. stdin, stdout are
+    pipes: print("ready") there and expect(child, "ready") here is how the two wait for each other."""
+    return subprocess.Popen([PYTHON, "-c", PROLOGUE + code, *map(str, args)], env=child_env(env),
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **popen)
+
+
+def run_python(code, *args, env=None, check=True, timeout=DEADLINE):
+    """Run it to its end; returns a CompletedProcess with stdout and stderr."""
+    done = subprocess.run([PYTHON, "-c", PROLOGUE + code, *map(str, args)], env=child_env(env),
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=timeout)
+    if check and done.returncode != 0:
+        raise AssertionError(f"child ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
+
+
+def expect(child, text):
+    """Wait until the child prints this line; returns it. The child's end is a failure."""
+    for line in child.stdout:
+        if line.startswith(text):
+            return line.rstrip("\n")
+    raise AssertionError(f"the child ended with {child.wait()} and never said {text!r}")
+
+
+def tell(child, text=""):
+    """A line for the child's input()."""
+    child.stdin.write(text + "\n")
+    child.stdin.flush()
+
+
+def kill(child, number=signal.SIGKILL):
+    """End the child and wait for it; returns its status."""
+    child.send_signal(number)
+    status = child.wait(DEADLINE)
+    close(child)
+    return status
+
+
+def close(child):
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream:
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass
+
+
+def finish(child, check=True):
+    """Wait for the child's own end; returns what it still printed."""
+    out, _ = child.communicate(timeout=DEADLINE)
+    if check and child.returncode != 0:
+        raise AssertionError(f"child ended with {child.returncode}:\n{out}")
+    return out
+
+
+def shell(sql, database=None, env=None, check=True, loaded=True, timeout=DEADLINE):
+    """The sqlite3 shell: `.load` of the extension, then .open of `database` (a path or a URI), then
+    the lines of `sql` (a text or a list). Returns a CompletedProcess."""
+    lines = [f".load {SO}"] if loaded else []
+    if database:
+        lines.append(f'.open "{database}"')
+    lines += [sql] if isinstance(sql, str) else list(sql)
+    done = subprocess.run(["sqlite3", "-batch", "-bail", ":memory:"],
+                          input="\n".join(lines) + "\n", env=child_env(env), capture_output=True,
+                          text=True, timeout=timeout)
+    if check and (done.returncode != 0 or "Error" in done.stderr):
+        raise AssertionError(f"sqlite3 ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
+
+
+# ---------------------------------------------------------------- test cases
+
+class Case(unittest.TestCase):
+    """A temporary folder and a key of its own for each test; R2 through the emulator."""
+
+    remote_kind = "s3"                  # "file": a directory as the remote, without the emulator
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="r2vfs-test.")
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.prefix = f"{type(self).__name__}/{self._testMethodName}/{uuid.uuid4().hex[:8]}"
+        self.key = self.prefix + "/app.db"
+        if self.remote_kind == "s3":
+            self.emulator = emulator()
+            self.bucket = self.emulator.bucket()
+        self.remote = self.remote_of(self.key)
+
+    def remote_of(self, key):
+        if self.remote_kind == "file":
+            return "file://" + os.path.join(self.folder, "remote", key)
+        return f"s3://{self.emulator.bucket_name}/{key}"
+
+    def path(self, name="app.db"):
+        """A file of this test; `a/app.db` and `b/app.db` play two machines."""
+        path = os.path.join(self.folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def connect(self, name="app.db", remote=None, **params):
+        db = connect(self.path(name), remote or self.remote, **params)
+        self.addCleanup(db.close)       # closing twice is allowed
+        return db
+
+    def proxy(self, **args):
+        proxy = FaultProxy(self.emulator.endpoint, **args)
+        self.addCleanup(proxy.stop)
+        return proxy
+
+    def spawn(self, code, *args, **more):
+        child = spawn_python(code, *args, **more)
+
+        def end():
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            close(child)
+        self.addCleanup(end)
+        return child
+
+
+def one(db, sql, *args):
+    """The first column of the first row; None without one."""
+    row = db.execute(sql, args).fetchone()
+    return row[0] if row else None
+
+
+def main():
+    unittest.main(verbosity=2)

@@ -1,0 +1,104 @@
+/* plan.c - see plan.h. */
+#include "plan.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static bool lineage_known(const struct r2_version *v)
+{
+    static const uint8_t none[16];
+    return memcmp(v->lineage, none, sizeof none) != 0;
+}
+
+/* The same version under another ETag: copied by a tool, or our own push whose ETag we never saw. */
+static bool same_version(const struct r2_version *base, const struct r2_remote *remote)
+{
+    if (strcmp(base->etag, remote->v.etag) == 0) return true;
+    return remote->has_checksum && base->version == remote->v.version &&
+           base->checksum == remote->v.checksum && base->recent[0] &&
+           strcmp(base->recent, remote->v.recent) == 0;
+}
+
+enum r2_relation r2_plan_relation(const struct r2_record *record, const struct r2_remote *remote)
+{
+    const struct r2_version *base = &record->base;
+    if (!base->version) return remote->exists ? R2_REL_FIRST : R2_REL_ABSENT;
+    if (!remote->exists) return R2_REL_GONE;
+    if (same_version(base, remote)) return R2_REL_SAME;
+    if (remote->has_lineage && lineage_known(base) &&
+        memcmp(base->lineage, remote->v.lineage, 16) != 0)
+        return R2_REL_LINEAGE;
+    bool foreign = !remote->v.recent[0];
+    if (foreign) return remote->v.version > base->version ? R2_REL_NEWER : R2_REL_ALTERED;
+    if (remote->v.version == base->version) return R2_REL_ALTERED;
+    /* also above our base it can be lower than what this replica has seen there */
+    bool older = remote->v.version < base->version || remote->v.version < record->highest_seen;
+    return older ? R2_REL_OLDER : R2_REL_NEWER;
+}
+
+enum r2_action r2_plan(enum r2_local_kind local, enum r2_relation remote)
+{
+    enum { NOTHING = R2_DO_NOTHING, PUSH = R2_DO_PUSH, PULL = R2_DO_PULL, COMPARE = R2_DO_COMPARE,
+           CONFLICT = R2_DO_CONFLICT, REFUSE = R2_DO_REFUSE, RESET = R2_DO_RESET };
+    static const unsigned char table[8][5] = {
+        /*              absent   clean     dirty     old       strange */
+        /* ABSENT  */ {NOTHING, NOTHING, PUSH, PUSH, PUSH},
+        /* FIRST   */ {PULL, COMPARE, COMPARE, COMPARE, COMPARE},
+        /* SAME    */ {PULL, NOTHING, PUSH, PULL, COMPARE},
+        /* NEWER   */ {PULL, PULL, CONFLICT, PULL, COMPARE},
+        /* GONE    */ {RESET, REFUSE, REFUSE, REFUSE, REFUSE},
+        /* OLDER   */ {REFUSE, REFUSE, REFUSE, REFUSE, REFUSE},
+        /* ALTERED */ {PULL, CONFLICT, CONFLICT, CONFLICT, COMPARE},
+        /* LINEAGE */ {PULL, CONFLICT, CONFLICT, CONFLICT, COMPARE},
+    };
+    return (enum r2_action)table[remote][local];
+}
+
+void r2_plan_explain(enum r2_relation relation, const struct r2_record *record,
+                     const struct r2_remote *remote, char *out, size_t room)
+{
+    const char *url = record->url;
+    uint64_t base = record->base.version, now = remote->v.version;
+    const char *cure = "SELECT r2_resolve('fork') keeps the local content as a fork in the bucket "
+                       "and takes the remote's, r2_resolve('local') makes the local content the "
+                       "newest version and keeps the remote's as a fork";
+    switch (relation) {
+    case R2_REL_GONE:
+        snprintf(out, room,
+                 "conflict: %s is gone from the remote, but this replica holds version %" PRIu64
+                 " of it; put the object back, or create it again from the local file with SELECT "
+                 "r2_resolve('local')",
+                 url, base);
+        return;
+    case R2_REL_OLDER:
+        snprintf(out, room,
+                 "conflict: %s is at version %" PRIu64 " although version %" PRIu64
+                 " was seen there before: an older object was put back; %s",
+                 url, now, record->highest_seen, cure);
+        return;
+    case R2_REL_ALTERED:
+        snprintf(out, room,
+                 "conflict: version %" PRIu64 " of %s in the remote does not have the bytes of the "
+                 "version %" PRIu64 " that this replica started from; %s",
+                 now, url, base, cure);
+        return;
+    case R2_REL_LINEAGE:
+        snprintf(out, room,
+                 "conflict: %s is another database now (lineage differs): the remote is at version "
+                 "%" PRIu64 ", this replica started from version %" PRIu64 "; %s",
+                 url, now, base, cure);
+        return;
+    case R2_REL_FIRST:
+        snprintf(out, room,
+                 "conflict: the local file is not the version %" PRIu64
+                 " that %s holds, and nothing says that it comes from it (local version 0); %s",
+                 now, url, cure);
+        return;
+    default:
+        snprintf(out, room,
+                 "conflict: the local file has changes on top of version %" PRIu64
+                 ", but %s is already at version %" PRIu64 "; %s",
+                 base, url, now, cure);
+    }
+}

@@ -1,0 +1,337 @@
+/* replica.c - the replicas of this process: registry, operations, what is told of them.
+ * See replica.h. What an operation does is in replica_open.c, _push.c, _pull.c and _resolve.c. */
+#include "replica_int.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "buf.h"
+#include "os.h"
+
+static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
+static struct r2_replica *replicas;
+static char last_open_error[R2_ERR_TEXT]; /* under `registry` */
+void (*r2_log)(enum r2_code code, const char *sentence);
+
+/* ---- sentences ---- */
+
+void r2_log_err(struct r2_replica *r, const struct r2_err *e)
+{
+    if (r) {
+        pthread_mutex_lock(&r->note);
+        (void)r2_strcpy(r->last_error, sizeof r->last_error, e->text);
+        pthread_mutex_unlock(&r->note);
+    } else {
+        pthread_mutex_lock(&registry);
+        (void)r2_strcpy(last_open_error, sizeof last_open_error, e->text);
+        pthread_mutex_unlock(&registry);
+    }
+    if (r2_log) r2_log(e->code, e->text);
+}
+
+void r2_note(struct r2_replica *r, const char *fmt, ...)
+{
+    char text[R2_ERR_TEXT];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    (void)r;
+    if (r2_log) r2_log(R2_OK, text);
+}
+
+void r2_replica_last_error(struct r2_replica *r, char *out, size_t room)
+{
+    out[0] = 0;
+    if (r) {
+        pthread_mutex_lock(&r->note);
+        (void)r2_strcpy(out, room, r->last_error);
+        pthread_mutex_unlock(&r->note);
+    }
+    if (out[0]) return;
+    pthread_mutex_lock(&registry);
+    (void)r2_strcpy(out, room, last_open_error);
+    pthread_mutex_unlock(&registry);
+}
+
+void r2_bar(struct r2_replica *r, const char *why)
+{
+    pthread_mutex_lock(&r->note);
+    (void)r2_strcpy(r->barred_text, sizeof r->barred_text, why ? why : "");
+    pthread_mutex_unlock(&r->note);
+    atomic_store(&r->barred, why != NULL);
+}
+
+bool r2_replica_barred(struct r2_replica *r, struct r2_err *e)
+{
+    if (!atomic_load(&r->barred)) return false;
+    pthread_mutex_lock(&r->note);
+    r2_fail(e, R2_CONFLICT, "%s", r->barred_text);
+    pthread_mutex_unlock(&r->note);
+    return true;
+}
+
+/* ---- registry ---- */
+
+static void destroy(struct r2_replica *r)
+{
+    if (r->forks != r2_fork_count()) {
+        if (r->state) r2_state_forget(r->state); /* its memory stays: the parent's threads' locks */
+        return;
+    }
+    if (r->store) r->store->ops->close(r->store);
+    r2_state_close(r->state);
+    pthread_mutex_destroy(&r->op);
+    pthread_mutex_destroy(&r->note);
+    free(r->path);
+    free(r);
+}
+
+static struct r2_replica *create(const char *path, const struct r2_config *config, struct r2_err *e)
+{
+    struct r2_replica *r = calloc(1, sizeof *r);
+    if (!r || !(r->path = strdup(path))) {
+        free(r);
+        r2_fail(e, R2_NOMEM, "out of memory");
+        return NULL;
+    }
+    r->forks = r2_fork_count();
+    r->config = *config;
+    pthread_mutex_init(&r->op, NULL);
+    pthread_mutex_init(&r->note, NULL);
+    if (r2_store_open(config, &r->store, e) == R2_OK &&
+        r2_make_folders_above(path, e) == R2_OK && r2_state_open(path, &r->state, e) == R2_OK)
+        return r;
+    destroy(r);
+    return NULL;
+}
+
+enum r2_code r2_replica_attach(const char *path, const struct r2_config *config,
+                               struct r2_replica **out, struct r2_err *e)
+{
+    enum r2_code rc = R2_OK;
+    unsigned forks = r2_fork_count();
+    pthread_mutex_lock(&registry);
+    struct r2_replica *r = replicas;
+    while (r && (r->forks != forks || strcmp(r->path, path) != 0))
+        r = r->next;
+    if (r && strcmp(r->config.url, config->url) != 0) {
+        rc = r2_fail(e, R2_CONFIG, "%s is open in this process with the remote %s; close it before "
+                                   "opening it with %s",
+                     path, r->config.url, config->url);
+        r = NULL;
+    } else if (!r && (r = create(path, config, e))) {
+        r->next = replicas;
+        replicas = r;
+    }
+    if (r) r->refs++;
+    else if (!rc) rc = e->code;
+    pthread_mutex_unlock(&registry);
+    *out = r;
+    return rc;
+}
+
+void r2_replica_detach(struct r2_replica *r)
+{
+    pthread_mutex_lock(&registry);
+    bool last = --r->refs == 0;
+    if (last) {
+        struct r2_replica **at = &replicas;
+        while (*at && *at != r)
+            at = &(*at)->next;
+        if (*at) *at = r->next;
+    }
+    pthread_mutex_unlock(&registry);
+    if (last) destroy(r);
+}
+
+void r2_each_replica(void (*fn)(struct r2_replica *, void *), void *ctx)
+{
+    unsigned forks = r2_fork_count();
+    struct r2_replica *r, *before = NULL;
+    pthread_mutex_lock(&registry);
+    for (r = replicas; r; r = r->next) {
+        if (r->forks != forks) continue;
+        r->refs++; /* it stays in the list while fn runs without the lock */
+        pthread_mutex_unlock(&registry);
+        if (before) r2_replica_detach(before);
+        fn(r, ctx);
+        before = r;
+        pthread_mutex_lock(&registry);
+    }
+    pthread_mutex_unlock(&registry);
+    if (before) r2_replica_detach(before);
+}
+
+bool r2_replica_foreign(const struct r2_replica *r)
+{
+    return r->forks != r2_fork_count();
+}
+
+/* ---- operations ---- */
+
+enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms, struct r2_err *e)
+{
+    struct timespec until;
+    int64_t now = r2_now_ms(), start = r2_boot_ms();
+    until.tv_sec = (now + wait_ms) / 1000;
+    until.tv_nsec = (now + wait_ms) % 1000 * 1000000;
+    memset(op, 0, sizeof *op);
+    op->r = r;
+    r2_err_clear(e);
+    if (pthread_mutex_trylock(&r->op) != 0 &&
+        (wait_ms <= 0 || pthread_mutex_timedlock(&r->op, &until) != 0))
+        return r2_fail(e, R2_BUSY, "another thread is still busy with the replica of %s", r->path);
+    int64_t left = wait_ms - (r2_boot_ms() - start);
+    enum r2_code rc = r2_state_lock(r->state, left > 0 ? left : 0, &op->anew, e);
+    if (!rc) {
+        rc = r2_state_load(r->state, r->config.url, &r->record, e);
+        op->known = rc == R2_OK;
+        if (rc == R2_MISSING) rc = R2_OK;
+        if (rc) r2_state_unlock(r->state);
+    }
+    if (rc) {
+        pthread_mutex_unlock(&r->op);
+        return rc;
+    }
+    r2_err_clear(e);
+    if (!op->known) {
+        (void)r2_strcpy(r->record.url, sizeof r->record.url, r->config.url);
+        if (!r->record.writer) r->record.writer = r2_random64();
+    }
+    op->call.deadline_ms = r2_boot_ms() + r->config.timeout_ms;
+    op->call.traffic = &r->traffic;
+    op->call.progress = r->config.progress;
+    op->call.err = e;
+    return R2_OK;
+}
+
+void r2_op_end(struct r2_op *op)
+{
+    atomic_store(&op->r->version, op->r->record.base.version);
+    atomic_store(&op->r->verified_ms, op->r->record.verified_ms);
+    r2_state_unlock(op->r->state);
+    pthread_mutex_unlock(&op->r->op);
+}
+
+enum r2_code r2_op_save(struct r2_op *op)
+{
+    enum r2_code rc = r2_state_save(op->r->state, &op->r->record, op->call.err);
+    if (!rc) op->known = true;
+    return rc;
+}
+
+bool r2_maybe_dirty(struct r2_op *op, const struct r2_identity *now)
+{
+    const struct r2_record *k = &op->r->record;
+    return atomic_load(&r2_state_live(op->r->state)->write_seq) != k->clean_seq ||
+           !r2_identity_same(&k->identity, now);
+}
+
+void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id, uint64_t content)
+{
+    struct r2_record *k = &op->r->record;
+    k->clean_seq = seq;
+    k->identity = *id;
+    uint32_t n = 0;
+    while (n < k->held && k->held_content[n] != content)
+        n++;
+    if (n == k->held && k->held < R2_HELD_MAX) k->held++;
+    if (n == R2_HELD_MAX) n--;
+    memmove(k->held_content + 1, k->held_content, n * sizeof *k->held_content);
+    k->held_content[0] = content;
+}
+
+/* ---- from the I/O methods ---- */
+
+enum r2_code r2_replica_touch(struct r2_replica *r, struct r2_err *e)
+{
+    return r2_state_touch(r->state, e);
+}
+
+void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark)
+{
+    r2_state_committed(r->state, mark);
+}
+
+void r2_replica_count_write(struct r2_replica *r)
+{
+    atomic_fetch_add_explicit(&r->writes, 1, memory_order_relaxed);
+}
+
+void r2_replica_count_sync(struct r2_replica *r)
+{
+    atomic_fetch_add_explicit(&r->syncs, 1, memory_order_relaxed);
+}
+
+/* ---- what is told ---- */
+
+struct nth {
+    size_t left;
+    bool found;
+    struct r2_status *out;
+};
+
+/* Counting dirty pages means reading the file; only done when somebody wrote. */
+static uint64_t dirty_pages(struct r2_replica *r)
+{
+    struct r2_op op;
+    struct r2_err e;
+    struct r2_identity now;
+    uint64_t pages = 0;
+    if (r2_op_begin(&op, r, 100, &e)) { /* a long transfer: at least one, if anybody wrote */
+        struct r2_live *live = r2_state_live(r->state);
+        return atomic_load(&live->write_seq) != atomic_load(&live->clean_seq);
+    }
+    if (r2_identity_of(r->path, &now, &e) == R2_OK && r2_maybe_dirty(&op, &now)) {
+        struct r2_staged s;
+        struct r2_diff d = {0};
+        if (r2_stage(&op, false, &s) == R2_OK && !s.equal &&
+            r2_image_compare(&s.image, &r->record.base, r->state, r->record.area, &d, &e) == R2_OK)
+            pages = d.pages;
+        r2_diff_free(&d);
+        r2_staged_free(&s);
+    }
+    r2_op_end(&op);
+    return pages;
+}
+
+static void fill(struct r2_replica *r, void *ctx)
+{
+    struct nth *n = ctx;
+    struct r2_status *s = n->out;
+    if (n->found || n->left-- > 0) return;
+    n->found = true;
+    memset(s, 0, sizeof *s);
+    s->dirty_pages = dirty_pages(r);
+    (void)r2_strcpy(s->file, sizeof s->file, r->path);
+    (void)r2_strcpy(s->remote, sizeof s->remote, r->config.url);
+    (void)r2_strcpy(s->layout, sizeof s->layout, r2_layout_object.name);
+    struct r2_config mode = {.sync = r->sync_mode, .sync_ms = r->sync_ms};
+    r2_config_sync_text(&mode, s->sync, sizeof s->sync);
+    s->version = atomic_load(&r->version);
+    s->remote_version = atomic_load(&r->remote_version);
+    s->writes = atomic_load(&r->writes);
+    s->syncs = atomic_load(&r->syncs);
+    s->pushes = atomic_load(&r->pushes);
+    s->pulls = atomic_load(&r->pulls);
+    s->conflicts = atomic_load(&r->conflicts);
+    s->class_a = atomic_load(&r->traffic.class_a);
+    s->class_b = atomic_load(&r->traffic.class_b);
+    s->bytes_up = atomic_load(&r->traffic.bytes_up);
+    s->bytes_down = atomic_load(&r->traffic.bytes_down);
+    pthread_mutex_lock(&r->note);
+    (void)r2_strcpy(s->last_error, sizeof s->last_error, r->last_error);
+    pthread_mutex_unlock(&r->note);
+    s->verified_ms = atomic_load(&r->verified_ms);
+}
+
+bool r2_replica_status(size_t index, struct r2_status *out)
+{
+    struct nth n = {.left = index, .out = out};
+    r2_each_replica(fill, &n);
+    return n.found;
+}

@@ -1,0 +1,87 @@
+/* replica.h - one local database file bound to one remote; shared by every connection that opens it.
+ *
+ * The shim tells a replica what SQLite does; SQL functions ask it to act. No SQLite types here. All
+ * functions may be called from any thread; operations on one replica run one at a time, also across
+ * processes (the state file's OP lock). */
+#ifndef R2_REPLICA_H
+#define R2_REPLICA_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config.h"
+#include "err.h"
+#include "state.h"
+
+struct r2_replica;
+
+/* ---- life cycle (replica.c) ---- */
+
+/* The replica of the file at `path` (absolute), made at first use; another remote than that of the
+ * connections already open on this file is R2_CONFIG. Every attach is paired with a detach. */
+enum r2_code r2_replica_attach(const char *path, const struct r2_config *config,
+                               struct r2_replica **out, struct r2_err *e);
+void r2_replica_detach(struct r2_replica *r);
+
+/* At xOpen, before the file is opened: finish what a crash left, probe, pull or settle by the
+ * connection's policies. R2_OK with r2_replica_barred() set: open, but no transaction may begin until
+ * r2_resolve() settled it. */
+enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *config,
+                             struct r2_err *e);
+/* At xClose, after the file was closed: push what is dirty. `wrote`: this connection changed it. */
+enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *config, bool wrote,
+                              struct r2_err *e);
+
+/* ---- from the I/O methods ---- */
+
+/* Pages are about to be written: call before the first write of each transaction. */
+enum r2_code r2_replica_touch(struct r2_replica *r, struct r2_err *e);
+/* A transaction was committed; `mark` says how the file (or its -wal) looks then. */
+void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark);
+void r2_replica_count_write(struct r2_replica *r);
+void r2_replica_count_sync(struct r2_replica *r);
+/* At the start of a transaction: probe if the last one is older than config->refresh_ms, and pull.
+ * R2_BUSY: with refresh=0 the newer version could not be applied now. */
+enum r2_code r2_replica_refresh(struct r2_replica *r, const struct r2_config *config,
+                                struct r2_err *e);
+/* Is a refresh due? Cheap; no lock. */
+bool r2_replica_refresh_due(const struct r2_replica *r, const struct r2_config *config);
+/* Transactions are refused, with this sentence, until r2_resolve(). */
+bool r2_replica_barred(struct r2_replica *r, struct r2_err *e);
+/* True in a process that was forked after the replica was attached: it must not act. */
+bool r2_replica_foreign(const struct r2_replica *r);
+
+/* ---- SQL (all return the version in *version) ---- */
+
+enum r2_code r2_replica_sync(struct r2_replica *r, uint64_t *version, struct r2_err *e);
+enum r2_code r2_replica_pull(struct r2_replica *r, uint64_t *version, struct r2_err *e);
+enum r2_code r2_replica_version(struct r2_replica *r, uint64_t *version, struct r2_err *e);
+enum r2_code r2_replica_remote_version(struct r2_replica *r, uint64_t *version, struct r2_err *e);
+/* how: "fork", "remote" or "local" */
+enum r2_code r2_replica_resolve(struct r2_replica *r, const char *how, uint64_t *version,
+                                struct r2_err *e);
+enum r2_code r2_replica_presign(struct r2_replica *r, int64_t seconds, char *url, size_t room,
+                                struct r2_err *e);
+
+struct r2_status {
+    char file[1024], remote[R2_URL_BYTES], layout[16], sync[24];
+    uint64_t version, remote_version, dirty_pages;
+    uint64_t writes, syncs, pushes, pulls, conflicts;
+    uint64_t class_a, class_b, bytes_up, bytes_down;
+    char last_error[R2_ERR_TEXT];
+    int64_t verified_ms; /* 0: never */
+};
+/* The index-th replica of this process; false past the last. */
+bool r2_replica_status(size_t index, struct r2_status *out);
+
+/* The last failure of this replica, or of any open in this process; "" when there was none. */
+void r2_replica_last_error(struct r2_replica *r, char *out, size_t room);
+
+/* Where sentences go that no caller sees (sqlite3_log, set by the shim). */
+extern void (*r2_log)(enum r2_code code, const char *sentence);
+void r2_log_err(struct r2_replica *r, const struct r2_err *e); /* log, and keep as last error */
+void r2_note(struct r2_replica *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

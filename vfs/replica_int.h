@@ -1,0 +1,119 @@
+/* replica_int.h - what the replica_*.c files share. */
+#ifndef R2_REPLICA_INT_H
+#define R2_REPLICA_INT_H
+
+#include <pthread.h>
+
+#include "image.h"
+#include "layout.h"
+#include "local.h"
+#include "plan.h"
+#include "replica.h"
+#include "state.h"
+#include "store.h"
+
+struct r2_replica {
+    struct r2_replica *next; /* registry */
+    int refs;                /* connections; under the registry's lock */
+    unsigned forks;          /* r2_fork_count() when attached */
+    char *path;              /* the local file */
+    struct r2_config config; /* of the connection that attached first: remote, limits */
+    struct r2_store *store;
+    struct r2_state *state;
+    struct r2_traffic traffic;
+
+    pthread_mutex_t op; /* one operation at a time in this process; then the state's OP lock */
+    bool joined;        /* among the state file's users */
+    bool unclean;       /* found after an unclean end: quick_check before a push (under op) */
+    bool damaged;       /* and that check failed: never push it (under op) */
+    struct r2_record record; /* as last loaded or saved (under op) */
+
+    pthread_mutex_t note; /* guards the sentences */
+    char last_error[R2_ERR_TEXT];
+    char barred_text[R2_ERR_TEXT];
+
+    _Atomic bool barred;
+    _Atomic uint64_t writes, syncs, pushes, pulls, conflicts;
+    _Atomic uint64_t version, remote_version; /* as last known, for status */
+    _Atomic int64_t verified_ms;
+    _Atomic int64_t probed_boot_ms;           /* when the last probe began; 0: never */
+    _Atomic bool behind;                      /* a newer version waits for a lock to be applied */
+    _Atomic int64_t timer_ms;                 /* sync=N: the shortest N; 0: none */
+    _Atomic int64_t pushed_boot_ms;           /* when the timer last looked */
+    enum r2_sync_mode sync_mode;              /* of the last open, for status */
+    int64_t sync_ms;
+};
+
+/* An operation in progress: lock order op, OP; ends with r2_op_end. */
+struct r2_op {
+    struct r2_replica *r;
+    struct r2_call call; /* deadline and error of this operation */
+    bool known;          /* r->record holds a valid record for this remote */
+    bool anew;           /* the state file was replaced: nothing is known */
+    bool continues;      /* the local file holds what the pending push sent, or continues it */
+};
+
+/* wait_ms: how long another operation on this replica is waited for; R2_BUSY after that. */
+enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms, struct r2_err *e);
+void r2_op_end(struct r2_op *op);
+enum r2_code r2_op_save(struct r2_op *op); /* record -> state file */
+
+/* Has anybody written since the file was last known to hold base? *now: the file as it is. */
+bool r2_maybe_dirty(struct r2_op *op, const struct r2_identity *now);
+/* Remember that the file holds `base` (write_seq was seq, it looked like `id`). */
+void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id, uint64_t content);
+
+/* replica_open.c */
+enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *kind);
+/* Act on what a probe saw, by the connection's policies. */
+/* The file is not there or empty. Sets aside a -wal that outlived its database. */
+bool r2_local_absent(struct r2_op *op);
+
+/* replica_push.c */
+struct r2_push_over { /* what a push replaces */
+    const struct r2_version *base; /* header, cookie, lineage, recent to continue; NULL: birth */
+    const char *etag;              /* "": must be absent */
+    uint64_t version;              /* the number to push */
+};
+enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out);
+/* Settle a push whose outcome is in doubt, by what a probe saw. May move record.base; clears pending
+ * when settled (*moved: base or pending changed). */
+enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved);
+/* The local file within a read transaction (replica_stage.c). */
+struct r2_staged {
+    struct r2_image image;
+    struct r2_identity identity;
+    uint64_t content; /* r2_image_content() of it */
+    uint64_t seq;     /* write_seq before the transaction began */
+    bool equal;       /* the content is base's (loose pages aside) */
+};
+enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out);
+void r2_staged_free(struct r2_staged *s);
+enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,
+                            uint64_t *version);
+enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version);
+enum r2_code r2_conflict(struct r2_op *op, enum r2_relation relation,
+                         const struct r2_remote *remote);
+
+/* replica_pull.c */
+/* What the local file must hold for a pull to go through. */
+struct r2_expect {
+    const struct r2_image *image; /* exactly this; NULL: base, or nothing (absent) */
+};
+enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_image *image);
+enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_image *image,
+                        const struct r2_expect *expect, int64_t busy_ms);
+enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
+                            const struct r2_expect *expect, int64_t busy_ms);
+
+/* replica_resolve.c */
+enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t version,
+                           char key[R2_KEY_BYTES + 128]);
+enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local);
+
+/* replica_timer.c */
+void r2_timer_want(void);               /* a replica with sync=N exists: see that the thread runs */
+void r2_each_replica(void (*fn)(struct r2_replica *, void *), void *ctx); /* replica.c; holds refs */
+void r2_bar(struct r2_replica *r, const char *why); /* NULL: lift */
+
+#endif

@@ -1,0 +1,243 @@
+/* replica_open.c - what happens when a connection opens and closes: look, probe, decide, act. */
+#include "replica_int.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "buf.h"
+#include "os.h"
+
+enum { OPEN_BUSY_MS = 2000 }; /* how long open readers are waited for before a pull is put off */
+
+/* ---- acting on a plan ---- */
+
+/* Keep the local image as a fork and take the remote, or bar the replica: the `conflict` policy. */
+static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
+                              enum r2_relation relation, struct r2_remote *remote)
+{
+    struct r2_replica *r = op->r;
+    enum r2_code rc = r2_conflict(op, relation, remote);
+    struct r2_err why = *op->call.err;
+    r2_log_err(r, &why);
+    if (config->conflict == R2_ON_CONFLICT_ERROR) {
+        r2_bar(r, why.text);
+        r2_err_clear(op->call.err);
+        return R2_OK;
+    }
+    r2_err_clear(op->call.err);
+    rc = r2_adopt_remote(op, remote, true);
+    return rc ? r2_wrap(op->call.err, "%.200s; conflict=fork", why.text) : R2_OK;
+}
+
+/* The local file may be the remote's version although nothing says so: its bytes decide. */
+static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config *config,
+                                        enum r2_relation relation, struct r2_remote *remote)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_staged s;
+    struct r2_image image;
+    r2_image_init(&image);
+    enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
+    if (!rc) rc = r2_fetch(op, remote, &image);
+    if (rc) {
+        r2_image_free(&image);
+        return rc;
+    }
+    rc = r2_stage(op, false, &s);
+    bool equal = !rc && s.content == r2_image_content(&image) && s.image.pages == image.pages &&
+                 s.image.page_size == image.page_size;
+    if (equal && image.pages)
+        equal = memcmp(s.image.sums + 1, image.sums + 1, (image.pages - 1) * 8u) == 0;
+    if (equal) {
+        rc = r2_state_write_sums(op->r->state, k->area ^ 1, 1, image.pages, image.sums,
+                                 op->call.err);
+        k->area ^= 1;
+        k->base = remote->v;
+        k->base.local_cookie = r2_image_cookie(&s.image);
+        k->highest_seen = remote->v.version;
+        k->pending.kind = R2_PENDING_NONE;
+        r2_mark_clean(op, s.seq, &s.identity, s.content);
+        if (!rc) rc = r2_op_save(op);
+    }
+    bool held = false; /* the content of an earlier version: a backup, nothing is lost */
+    for (uint32_t n = 0; !rc && n < k->held; n++)
+        held = held || k->held_content[n] == s.content;
+    if (!rc && !equal && held) {
+        struct r2_expect expect = {.image = &s.image};
+        rc = r2_install(op, remote, &image, &expect, OPEN_BUSY_MS);
+    } else if (!rc && !equal) {
+        r2_staged_free(&s);
+        r2_image_free(&image);
+        return by_policy(op, config, relation, remote);
+    }
+    r2_staged_free(&s);
+    r2_image_free(&image);
+    return rc;
+}
+
+/* Local commits that a crash or a failed close left behind. A failure is not the opener's: the
+ * commits stay where they are, and the next close tries again. */
+static void push_leftovers(struct r2_op *op, const struct r2_config *config)
+{
+    uint64_t version;
+    if (config->sync == R2_SYNC_MANUAL) return;
+    if (r2_push_if_dirty(op, &version)) r2_log_err(op->r, op->call.err);
+    r2_err_clear(op->call.err);
+}
+
+static enum r2_code take_remote(struct r2_op *op, struct r2_remote *remote,
+                                enum r2_local_kind kind)
+{
+    struct r2_staged s;
+    struct r2_expect expect = {.image = NULL};
+    enum r2_code rc;
+    memset(&s, 0, sizeof s);
+    r2_image_init(&s.image);
+    if (kind == R2_LOCAL_OLD) {
+        rc = r2_stage(op, false, &s);
+        if (rc) return rc;
+        expect.image = &s.image;
+        r2_note(op->r, "%s holds an older version again; taking version %" PRIu64 " from %s",
+                op->r->path, remote->v.version, op->r->config.url);
+    }
+    rc = r2_pull_remote(op, remote, &expect, OPEN_BUSY_MS);
+    r2_staged_free(&s);
+    if (rc != R2_BUSY || kind == R2_LOCAL_ABSENT) return rc;
+    /* readers are in the way: they, and this connection, go on with the old version for now */
+    atomic_store(&op->r->behind, true);
+    r2_log_err(op->r, op->call.err);
+    r2_err_clear(op->call.err);
+    return R2_OK;
+}
+
+static enum r2_code forget_everything(struct r2_op *op)
+{
+    struct r2_record *k = &op->r->record;
+    memset(&k->base, 0, sizeof k->base);
+    memset(&k->pending, 0, sizeof k->pending);
+    memset(&k->identity, 0, sizeof k->identity);
+    k->clean_seq = 0;
+    k->highest_seen = k->conflict_version = 0;
+    k->held = 0;
+    return r2_op_save(op);
+}
+
+static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool first,
+                        enum r2_local_kind kind, struct r2_remote *remote)
+{
+    struct r2_replica *r = op->r;
+    struct r2_record *k = &r->record;
+    enum r2_relation relation = r2_plan_relation(k, remote);
+    enum r2_action action = r2_plan(kind, relation);
+    r2_bar(r, NULL);
+    /* writers are alive: their close or sync() meets the conflict, unless one did already */
+    bool leave = action == R2_DO_CONFLICT && !first && kind == R2_LOCAL_DIRTY &&
+                 relation == R2_REL_NEWER && !k->conflict_version;
+    if (leave) return R2_OK;
+    switch (action) {
+    case R2_DO_NOTHING:
+        (void)r2_strcpy(k->base.etag, sizeof k->base.etag, remote->v.etag);
+        return op->known ? R2_OK : r2_op_save(op);
+    case R2_DO_PUSH:
+        if (first || !op->known) push_leftovers(op, config);
+        return R2_OK;
+    case R2_DO_PULL:
+        return take_remote(op, remote, kind);
+    case R2_DO_COMPARE:
+        return compare_with_remote(op, config, relation, remote);
+    case R2_DO_CONFLICT:
+        return by_policy(op, config, relation, remote);
+    case R2_DO_REFUSE:
+        r2_conflict(op, relation, remote);
+        r2_log_err(r, op->call.err);
+        r2_bar(r, op->call.err->text);
+        r2_err_clear(op->call.err);
+        return R2_OK;
+    case R2_DO_RESET:
+        return forget_everything(op);
+    }
+    return R2_OK;
+}
+
+/* ---- open ---- */
+
+static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config)
+{
+    struct r2_replica *r = op->r;
+    enum r2_local_kind kind;
+    struct r2_remote remote;
+    bool first = false, moved = false;
+    if (!r->joined) r2_state_join(r->state, &first);
+    r->joined = true;
+    enum r2_code rc = r2_look_at_local(op, first, &kind);
+    if (rc) return rc;
+    rc = r2_probe(op, &remote);
+    if (rc == R2_UNREACHABLE && config->offline_allow && kind != R2_LOCAL_ABSENT) {
+        r2_log_err(r, op->call.err);
+        r2_note(r, "%s: working offline with the local copy (version %" PRIu64 ")", r->path,
+                r->record.base.version);
+        r2_err_clear(op->call.err);
+        return R2_OK;
+    }
+    if (rc == R2_UNREACHABLE)
+        return kind == R2_LOCAL_ABSENT
+                   ? r2_advise(op->call.err, "; there is no local copy of %s yet", r->path)
+                   : r2_advise(op->call.err, "; to work with the local copy meanwhile, open with "
+                                             "offline=allow (or set R2VFS_OFFLINE=allow)");
+    if (rc) return rc;
+    rc = r2_settle(op, &remote, &moved);
+    if (!rc && moved) rc = r2_look_at_local(op, first, &kind);
+    if (rc) return rc;
+    return act(op, config, first, kind, &remote);
+}
+
+enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *config,
+                             struct r2_err *e)
+{
+    struct r2_op op;
+    int64_t came = r2_boot_ms();
+    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    if (rc) return rc;
+    r->sync_mode = config->sync;
+    r->sync_ms = config->sync_ms;
+    if (config->sync == R2_SYNC_TIMER) {
+        int64_t shortest = atomic_load(&r->timer_ms);
+        if (!shortest || config->sync_ms < shortest) atomic_store(&r->timer_ms, config->sync_ms);
+        r2_timer_want();
+    }
+    /* threads that opened at once share the probe that began after they came */
+    bool shared = r->joined && op.known && atomic_load(&r->probed_boot_ms) > came &&
+                  !atomic_load(&r->behind) && !r2_local_absent(&op);
+    if (!shared) rc = open_locked(&op, config);
+    r2_op_end(&op);
+    return rc;
+}
+
+/* ---- close ---- */
+
+enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *config, bool wrote,
+                              struct r2_err *e)
+{
+    struct r2_op op;
+    struct r2_identity now;
+    uint64_t version;
+    if (r2_replica_foreign(r) || config->sync == R2_SYNC_MANUAL || atomic_load(&r->barred))
+        return R2_OK;
+    /* a reader's close need not wait for somebody else's upload */
+    enum r2_code rc = r2_op_begin(&op, r, wrote ? r->config.timeout_ms : 0, e);
+    if (rc == R2_BUSY && !wrote) return R2_OK;
+    if (rc) return rc;
+    if (!r2_local_absent(&op)) {
+        rc = r2_identity_of(r->path, &now, e);
+        if (!rc && (r2_maybe_dirty(&op, &now) || !r->record.base.version)) {
+            op.continues = true;
+            rc = r2_push_if_dirty(&op, &version);
+        }
+    }
+    r2_op_end(&op);
+    if (!rc) return R2_OK;
+    r2_log_err(r, e);
+    return rc;
+}

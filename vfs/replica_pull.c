@@ -1,0 +1,344 @@
+/* replica_pull.c - bring the local file up to the remote's version, never over a dirty page.
+ *
+ * The download goes into a file beside the database. A database that is not there yet is that file,
+ * linked into place; an existing one is changed page by page by apply.c, under SQLite's locks, after
+ * a look under those locks that it still holds what was expected. */
+#include "replica_int.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "apply.h"
+#include "buf.h"
+#include "ltx.h"
+#include "os.h"
+
+enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_image *image)
+{
+    struct r2_replica *r = op->r;
+    int64_t asked_ms = r2_now_ms();
+    for (int turn = 0; turn < 3; turn++) {
+        enum r2_code rc =
+            r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
+        if (rc == R2_OK) r->record.verified_ms = asked_ms;
+        if (rc != R2_PRECONDITION) return rc ? r2_wrap(op->call.err, "cannot pull") : rc;
+        r2_err_clear(op->call.err); /* a newer one came in between: take that */
+        rc = r2_probe(op, remote);
+        if (rc) return rc;
+        if (!remote->exists) break;
+    }
+    return r2_fail(op->call.err, R2_UNREACHABLE, "cannot pull: %s changes faster than it downloads",
+                   r->config.url);
+}
+
+/* A -wal or -journal that outlived its database belongs to nothing any more: SQLite would replay it
+ * into the new file. The log may hold commits that were never pushed: it is renamed, not deleted. */
+static enum r2_code set_aside_strays(struct r2_op *op)
+{
+    char from[PATH_MAX], to[PATH_MAX];
+    const char *path = op->r->path;
+    struct stat st;
+    if (snprintf(from, sizeof from, "%s-wal", path) >= (int)sizeof from ||
+        snprintf(to, sizeof to, "%s-r2-stray-wal", path) >= (int)sizeof to)
+        return r2_fail(op->call.err, R2_IO, "the path is too long: %s", path);
+    if (stat(from, &st) == 0) {
+        if (st.st_size == 0 ? r2_os.unlink(from) : r2_os.rename(from, to))
+            return r2_fail_errno(op->call.err, errno, "set aside %s", from);
+        if (st.st_size)
+            r2_note(op->r, "%s was deleted but its -wal was left: it is kept as %s", path, to);
+    }
+    static const char *const gone[] = {"-shm", "-journal"};
+    for (size_t k = 0; k < 2; k++) {
+        snprintf(from, sizeof from, "%s%s", path, gone[k]);
+        if (r2_os.unlink(from) != 0 && errno != ENOENT)
+            return r2_fail_errno(op->call.err, errno, "remove %s", from);
+    }
+    return R2_OK;
+}
+
+/* There is no local file: the download becomes it. *done is false when somebody else made one. */
+static enum r2_code link_into_place(struct r2_op *op, struct r2_image *image, bool *done)
+{
+    *done = false;
+    enum r2_code rc = set_aside_strays(op);
+    if (!rc) rc = r2_sync_fd(image->fd, image->path, op->call.err);
+    if (rc) return rc;
+    if (r2_os.link(image->path, op->r->path) != 0) {
+        if (errno == EEXIST) return R2_OK;
+        /* no hard links here: an empty file, filled like any other */
+        int fd = r2_os.open(op->r->path, O_RDWR | O_CREAT, 0644);
+        if (fd < 0) return r2_fail_errno(op->call.err, errno, "create %s", op->r->path);
+        r2_os.close(fd);
+        return R2_OK;
+    }
+    r2_os.unlink(image->path);
+    image->path[0] = 0;
+    *done = true;
+    return r2_sync_folder_of(op->r->path, op->call.err);
+}
+
+/* Under the lock: does the file hold what the decision was made on? */
+static enum r2_code still_expected(struct r2_op *op, struct r2_local *l, struct r2_image *now,
+                                   const struct r2_expect *expect)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_diff d = {0};
+    bool same = now->pages == 0;
+    enum r2_code rc = R2_OK;
+    if (!same && expect->image) {
+        const struct r2_image *was = expect->image;
+        same = was->pages == now->pages && was->page_size == now->page_size &&
+               r2_image_page1_as(now, was->page1) == was->sums[0] &&
+               memcmp(was->sums + 1, now->sums + 1, (now->pages - 1) * sizeof *now->sums) == 0;
+    } else if (!same && k->base.version) {
+        rc = r2_image_compare(now, &k->base, op->r->state, k->area, &d, op->call.err);
+        same = !rc && !d.shape && d.pages == 0;
+        if (!rc && !same && !d.shape) rc = r2_image_only_loose(now, &d, l, &same, op->call.err);
+        r2_diff_free(&d);
+    }
+    if (rc || same) return rc;
+    return r2_fail(op->call.err, R2_BUSY,
+                   "%s was changed while a newer version was being fetched; it was left as it is",
+                   op->r->path);
+}
+
+/* The pages of the new version that the file does not have yet. */
+static uint8_t *pages_to_write(const struct r2_image *now, const struct r2_image *image)
+{
+    uint8_t *map = calloc(image->pages / 8 + 1, 1);
+    bool comparable = now->page_size == image->page_size;
+    for (uint32_t at = 0; map && at < image->pages; at++)
+        if (at == 0 || !comparable || at >= now->pages || now->sums[at] != image->sums[at])
+            map[at / 8] = (uint8_t)(map[at / 8] | 1u << at % 8);
+    return map;
+}
+
+struct installed {
+    struct r2_identity identity;
+    uint64_t seq;
+    uint32_t cookie;
+};
+
+static bool schema_differs(struct r2_op *op, const struct r2_image *image,
+                           const struct r2_expect *expect)
+{
+    const struct r2_version *base = &op->r->record.base;
+    return expect->image || !base->version || base->pages == 0 || image->pages == 0 ||
+           memcmp(base->header + 40, image->page1 + 40, 4) != 0;
+}
+
+static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_image *image,
+                                const struct r2_expect *expect, struct installed *out)
+{
+    struct r2_err *e = op->call.err;
+    struct r2_image now;
+    uint8_t *map = NULL;
+    r2_image_init(&now);
+    enum r2_code rc = r2_local_begin_write(l, e);
+    if (rc) return rc;
+    out->seq = atomic_load(&r2_state_live(op->r->state)->write_seq);
+    rc = r2_image_scan(&now, l, e);
+    if (!rc) rc = still_expected(op, l, &now, expect);
+    if (!rc && now.pages && r2_local_is_wal(l) && now.page_size != image->page_size)
+        rc = r2_fail(e, R2_REFUSED, "the page size changes"); /* the caller leaves WAL mode first */
+    if (!rc && !(map = pages_to_write(&now, image))) rc = r2_fail(e, R2_NOMEM, "out of memory");
+    if (!rc) {
+        struct r2_apply a = {.page_size = image->page_size,
+                             .pages = image->pages,
+                             .write_map = map,
+                             .read = r2_image_read,
+                             .ctx = image,
+                             .new_schema = now.pages && schema_differs(op, image, expect)};
+        rc = r2_apply(l, &a, e);
+        out->cookie = now.pages ? r2_image_cookie(&now) + a.new_schema : r2_image_cookie(image);
+    }
+    if (!rc) rc = r2_identity_of(op->r->path, &out->identity, e);
+    out->identity.counter = now.pages ? r2_image_counter(&now) + 1 : r2_image_counter(image);
+    free(map);
+    r2_image_free(&now);
+    struct r2_err end_err;
+    enum r2_code end = r2_local_end(l, &end_err);
+    return rc ? rc : end ? r2_fail(e, end, "%s", end_err.text) : R2_OK;
+}
+
+static enum r2_code into_file(struct r2_op *op, struct r2_image *image,
+                              const struct r2_expect *expect, int64_t busy_ms,
+                              struct installed *out)
+{
+    struct r2_local *l = NULL;
+    struct r2_err *e = op->call.err, ignored;
+    enum r2_code rc = r2_local_open(op->r->path, busy_ms, &l, e);
+    if (!rc) rc = change_file(op, l, image, expect, out);
+    if (rc == R2_REFUSED) { /* another page size cannot go through a WAL */
+        r2_err_clear(e);
+        rc = r2_local_set_wal(l, false, e);
+        if (rc) {
+            r2_wrap(e, "the page size changed, and %s is in WAL mode", op->r->path);
+            r2_advise(e, "; close the other connections to it");
+        } else {
+            rc = change_file(op, l, image, expect, out);
+            (void)r2_local_set_wal(l, true, &ignored);
+        }
+    } else if (!rc) {
+        r2_local_tidy_wal(l);
+    }
+    r2_local_close(l);
+    return rc;
+}
+
+enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_image *image,
+                        const struct r2_expect *expect, int64_t busy_ms)
+{
+    struct r2_replica *r = op->r;
+    struct r2_record *k = &r->record;
+    struct installed in = {.cookie = r2_image_cookie(image)};
+    bool done = false;
+    /* the intent first: after a crash the file holds this version or what it held before */
+    memset(&k->pending, 0, sizeof k->pending);
+    k->pending.kind = R2_PENDING_PULL;
+    k->pending.v = remote->v;
+    enum r2_code rc = r2_state_write_sums(r->state, k->area ^ 1, 1, image->pages, image->sums,
+                                          op->call.err);
+    if (!rc) rc = r2_op_save(op);
+    if (!rc && image->path[0] && r2_local_absent(op)) {
+        in.seq = atomic_load(&r2_state_live(r->state)->write_seq);
+        rc = link_into_place(op, image, &done);
+        if (!rc && done) rc = r2_identity_of(r->path, &in.identity, op->call.err);
+        in.identity.counter = r2_image_counter(image);
+    }
+    if (!rc && !done) rc = into_file(op, image, expect, busy_ms, &in);
+    if (rc) {
+        struct r2_err why = *op->call.err;
+        k->pending.kind = R2_PENDING_NONE; /* r2_apply leaves the old content behind */
+        (void)r2_op_save(op);
+        *op->call.err = why;
+        return r2_wrap(op->call.err, "cannot bring %s to version %" PRIu64, r->path,
+                       remote->v.version);
+    }
+    k->pending.kind = R2_PENDING_NONE;
+    k->base = remote->v;
+    k->base.local_cookie = in.cookie;
+    k->area ^= 1;
+    k->layout = R2_LAYOUT_OBJECT;
+    k->highest_seen = remote->v.version;
+    k->conflict_version = 0;
+    r->unclean = r->damaged = false;
+    r2_mark_clean(op, in.seq, &in.identity, r2_image_content(image));
+    atomic_fetch_add(&r->pulls, 1);
+    atomic_store(&r->behind, false);
+    return r2_op_save(op);
+}
+
+enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
+                            const struct r2_expect *expect, int64_t busy_ms)
+{
+    struct r2_image image;
+    static const struct r2_expect base_content;
+    r2_image_init(&image);
+    enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
+    if (!rc) rc = r2_fetch(op, remote, &image);
+    if (!rc) rc = r2_install(op, remote, &image, expect ? expect : &base_content, busy_ms);
+    r2_image_free(&image);
+    return rc;
+}
+
+/* Is there nothing local that a pull would hide? Reads the file if somebody wrote. */
+static enum r2_code is_clean(struct r2_op *op, bool *clean)
+{
+    struct r2_identity now;
+    struct r2_staged s;
+    *clean = true;
+    if (r2_local_absent(op)) return R2_OK;
+    enum r2_code rc = r2_identity_of(op->r->path, &now, op->call.err);
+    if (rc || !r2_maybe_dirty(op, &now)) return rc;
+    rc = r2_stage(op, false, &s);
+    *clean = !rc && s.equal;
+    if (*clean) r2_mark_clean(op, s.seq, &s.identity, s.content);
+    r2_staged_free(&s);
+    return rc;
+}
+
+/* Probe, settle, and pull what is newer. R2_CONFLICT when that cannot be done without a loss. */
+static enum r2_code follow(struct r2_op *op, int64_t busy_ms)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_remote seen;
+    bool moved, clean;
+    enum r2_code rc = r2_probe(op, &seen);
+    op->continues = true;
+    if (!rc) rc = r2_settle(op, &seen, &moved);
+    if (rc) return rc;
+    enum r2_relation relation = r2_plan_relation(k, &seen);
+    if (relation == R2_REL_SAME || relation == R2_REL_ABSENT) {
+        (void)r2_strcpy(k->base.etag, sizeof k->base.etag, seen.v.etag);
+        atomic_store(&op->r->behind, false);
+        return R2_OK;
+    }
+    rc = is_clean(op, &clean);
+    if (rc) return rc;
+    if (relation != R2_REL_NEWER || !clean) {
+        if (relation == R2_REL_FIRST && r2_local_absent(op))
+            return r2_pull_remote(op, &seen, NULL, busy_ms);
+        return r2_conflict(op, relation, &seen);
+    }
+    rc = r2_pull_remote(op, &seen, NULL, busy_ms);
+    if (rc == R2_BUSY) atomic_store(&op->r->behind, true);
+    return rc;
+}
+
+enum r2_code r2_replica_pull(struct r2_replica *r, uint64_t *version, struct r2_err *e)
+{
+    struct r2_op op;
+    if (r2_replica_foreign(r))
+        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
+    if (r2_replica_barred(r, e)) return e->code;
+    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    if (rc) return rc;
+    rc = follow(&op, 5000);
+    *version = r->record.base.version;
+    r2_op_end(&op);
+    if (rc) r2_log_err(r, e);
+    return rc;
+}
+
+bool r2_replica_refresh_due(const struct r2_replica *r, const struct r2_config *config)
+{
+    int64_t probed = atomic_load(&r->probed_boot_ms);
+    if (atomic_load(&r->behind)) return true;
+    if (config->refresh_open) return false;
+    return config->refresh_ms == 0 || probed == 0 || r2_boot_ms() - probed >= config->refresh_ms;
+}
+
+enum r2_code r2_replica_refresh(struct r2_replica *r, const struct r2_config *config,
+                                struct r2_err *e)
+{
+    struct r2_op op;
+    bool strict = !config->refresh_open && config->refresh_ms == 0;
+    int64_t came = r2_boot_ms();
+    enum r2_code rc = r2_op_begin(&op, r, strict ? r->config.timeout_ms : 0, e);
+    if (rc == R2_BUSY && !strict) return R2_OK; /* an upload is under way: next time */
+    if (rc) return rc;
+    /* a probe that began after this transaction asked is as good as one of its own */
+    if (atomic_load(&r->probed_boot_ms) <= came || atomic_load(&r->behind)) {
+        uint64_t known_conflict = r->record.conflict_version;
+        rc = follow(&op, 0);
+        if (rc == R2_CONFLICT) { /* the local content goes on; sync() will say it again */
+            if (known_conflict != r->record.conflict_version) r2_log_err(r, e);
+            rc = R2_OK;
+        }
+        if (rc == R2_BUSY && !strict) rc = R2_OK;
+        if (rc == R2_UNREACHABLE && config->offline_allow) {
+            r2_log_err(r, e);
+            atomic_store(&r->probed_boot_ms, r2_boot_ms()); /* not again at every transaction */
+            rc = R2_OK;
+        }
+    }
+    r2_op_end(&op);
+    if (rc && rc != R2_BUSY) r2_log_err(r, e);
+    return rc;
+}

@@ -1,0 +1,328 @@
+/* replica_push.c - make the local changes the next version, and settle pushes in doubt.
+ *
+ * Order of a push: stage the image under a read lock; write checksums and intent to the state file
+ * and sync; only then PUT. Whatever happens after that, the next operation finds the intent and looks
+ * into the remote before it does anything else (DESIGN section 3, "Push"). */
+#include "replica_int.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "buf.h"
+#include "os.h"
+
+enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out)
+{
+    struct r2_replica *r = op->r;
+    struct r2_record *k = &r->record;
+    atomic_store(&r->probed_boot_ms, r2_boot_ms());
+    int64_t asked_ms = r2_now_ms();
+    enum r2_code rc = r2_layout_object.probe(r->store, &op->call, r->config.key, out);
+    if (rc) {
+        atomic_store(&r->probed_boot_ms, 0);
+        return r2_wrap(op->call.err, "cannot ask %s for its version", r->config.url);
+    }
+    atomic_store(&r->remote_version, out->exists ? out->v.version : 0);
+    k->verified_ms = asked_ms;
+    return R2_OK;
+}
+
+enum r2_code r2_conflict(struct r2_op *op, enum r2_relation relation,
+                         const struct r2_remote *remote)
+{
+    char text[R2_ERR_TEXT];
+    struct r2_record *k = &op->r->record;
+    uint64_t before = k->conflict_version, now = remote->exists ? remote->v.version : UINT64_MAX;
+    r2_plan_explain(relation, k, remote, text, sizeof text);
+    if (before != now) {
+        atomic_fetch_add(&op->r->conflicts, 1);
+        k->conflict_version = now;
+        (void)r2_op_save(op);
+    }
+    return r2_fail(op->call.err, R2_CONFLICT, "%s", text);
+}
+
+/* The pending push is there, and the local file holds it or continues it: it is the base now. */
+static void pending_landed(struct r2_op *op, const struct r2_remote *seen)
+{
+    struct r2_record *k = &op->r->record;
+    const struct r2_pending *p = &k->pending;
+    k->base = p->v;
+    bool newest = seen->exists && seen->v.version == p->v.version;
+    (void)r2_strcpy(k->base.etag, sizeof k->base.etag, newest ? seen->v.etag : "");
+    k->area ^= 1;
+    k->clean_seq = p->seq; /* the identity is left as it was: the next look compares */
+    if (k->highest_seen < p->v.version) k->highest_seen = p->v.version;
+    atomic_fetch_add(&op->r->pushes, 1);
+}
+
+/* An earlier content of ours became the version: it is the base, what came after it is dirty. Its
+ * page checksums were not kept, so fetch it. */
+static enum r2_code earlier_landed(struct r2_op *op, struct r2_remote *seen)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_image image;
+    r2_image_init(&image);
+    enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
+    if (!rc) rc = r2_fetch(op, seen, &image);
+    if (!rc && image.pages)
+        rc = r2_state_write_sums(op->r->state, k->area ^ 1, 1, image.pages, image.sums,
+                                 op->call.err);
+    if (!rc) {
+        k->base = seen->v;
+        k->base.local_cookie = ~r2_image_cookie(&image); /* unknown: the next version bumps it */
+        k->area ^= 1;
+        k->clean_seq = UINT64_MAX; /* never equal: dirty */
+    }
+    r2_image_free(&image);
+    return rc;
+}
+
+enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved)
+{
+    struct r2_record *k = &op->r->record;
+    uint32_t which = 0;
+    enum r2_code rc = R2_OK;
+    *moved = false;
+    if (k->pending.kind != R2_PENDING_PUSH) return R2_OK;
+    switch (r2_layout_maker(seen, &k->pending, &which)) {
+    case R2_MAKER_NOBODY:
+        return R2_OK; /* it may still land: the doubt stays */
+    case R2_MAKER_LATEST:
+        if (op->continues) pending_landed(op, seen);
+        break;
+    case R2_MAKER_EARLIER:
+        if (op->continues && seen->v.version == k->pending.v.version) rc = earlier_landed(op, seen);
+        break;
+    case R2_MAKER_HIDDEN:
+        r2_note(op->r,
+                "%s: version %" PRIu64 " in the remote hides whether our version %" PRIu64
+                " was ever there; the local content is kept as a fork",
+                k->url, seen->v.version, k->pending.v.version);
+        break;
+    case R2_MAKER_OTHER:
+        break;
+    }
+    if (rc) return rc;
+    k->pending.kind = R2_PENDING_NONE;
+    *moved = true;
+    return r2_op_save(op);
+}
+
+/* Fill the pending push and make it durable, before anything is sent. */
+static enum r2_code intend(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_pending *p = &k->pending;
+    struct r2_version v = {.version = over->version,
+                           .page_size = s->image.page_size,
+                           .pages = s->image.pages,
+                           .local_cookie = r2_image_cookie(&s->image)};
+    static const uint8_t none[16];
+    bool again = p->kind == R2_PENDING_PUSH && p->v.version == v.version &&
+                 strcmp(p->over_etag, over->etag) == 0;
+    r2_image_next_header(&s->image, over->base, v.version, v.header);
+    enum r2_code rc = r2_image_set_fields(&s->image, v.header, op->call.err);
+    if (rc) return rc;
+    v.checksum = r2_image_checksum(&s->image);
+    if (!again) memset(p, 0, sizeof *p);
+    struct r2_try *t = p->tries ? &p->try[p->tries - 1] : NULL;
+    if (!t || t->checksum != v.checksum) { /* another content: a nonce of its own */
+        if (p->tries == R2_TRIES_MAX)
+            return r2_fail(op->call.err, R2_UNKNOWN,
+                           "version %" PRIu64 " of %s was tried %d times without an answer; nothing "
+                           "more is sent until the remote says which of them it took",
+                           v.version, k->url, R2_TRIES_MAX);
+        t = &p->try[p->tries++];
+        t->nonce = r2_random64();
+        t->checksum = v.checksum;
+        if (over->base && memcmp(over->base->lineage, none, 16) != 0)
+            memcpy(t->lineage, over->base->lineage, 16);
+        else r2_random(t->lineage, 16);
+    }
+    memcpy(v.lineage, t->lineage, 16);
+    r2_recent_prepend(over->base ? over->base->recent : "", v.version, t->nonce, v.recent);
+    p->kind = R2_PENDING_PUSH;
+    p->v = v;
+    p->seq = s->seq;
+    p->doubt = again; /* only what was sent before can be in doubt for the layout */
+    (void)r2_strcpy(p->over_etag, sizeof p->over_etag, over->etag);
+    if (!k->base.version) { /* so that a crash can tell that it is still this file */
+        memset(&k->identity, 0, sizeof k->identity);
+        k->identity.dev = s->identity.dev;
+        k->identity.ino = s->identity.ino;
+        k->identity.counter = s->identity.counter;
+    }
+    rc = r2_state_write_sums(op->r->state, k->area ^ 1, 1, v.pages, s->image.sums, op->call.err);
+    return rc ? rc : r2_op_save(op);
+}
+
+static enum r2_code unknown_outcome(struct r2_op *op)
+{
+    struct r2_record *k = &op->r->record;
+    r2_wrap(op->call.err, "version %" PRIu64 " of %s may or may not have been stored",
+            k->pending.v.version, k->url);
+    r2_advise(op->call.err, "; r2vfs will find out before it pushes anything else: call sync() "
+                            "again when the network is back");
+    return op->call.err->code = R2_UNKNOWN;
+}
+
+/* The layout said no. What is left of the intent? */
+static enum r2_code push_failed(struct r2_op *op, enum r2_code rc, struct r2_remote *seen,
+                                enum r2_maker maker, uint64_t *version)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_pending *p = &k->pending;
+    if (rc == R2_UNKNOWN) return unknown_outcome(op);
+    if (rc == R2_CONFLICT && maker == R2_MAKER_EARLIER) {
+        bool moved;
+        op->continues = true;
+        rc = r2_settle(op, seen, &moved);
+        if (rc) return rc;
+        if (k->base.version == seen->v.version) return r2_push_if_dirty(op, version);
+        return r2_conflict(op, R2_REL_NEWER, seen);
+    }
+    if (rc == R2_CONFLICT) {
+        p->kind = R2_PENDING_NONE;
+        struct r2_err why = *op->call.err;
+        (void)r2_op_save(op);
+        *op->call.err = why;
+        return r2_conflict(op, r2_plan_relation(k, seen), seen);
+    }
+    /* it certainly did not happen; contents tried before it may still be in doubt */
+    struct r2_err why = *op->call.err;
+    if (!p->doubt) p->kind = R2_PENDING_NONE;
+    (void)r2_op_save(op);
+    *op->call.err = why;
+    return r2_wrap(op->call.err, "cannot push version %" PRIu64 " of %s", p->v.version, k->url);
+}
+
+enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,
+                            uint64_t *version)
+{
+    struct r2_replica *r = op->r;
+    struct r2_record *k = &r->record;
+    struct r2_remote seen;
+    enum r2_maker maker = R2_MAKER_NOBODY;
+    if (r->damaged)
+        return r2_fail(op->call.err, R2_CORRUPT,
+                       "%s failed PRAGMA quick_check after an unclean end and is not pushed; repair "
+                       "it, or take the remote's content with SELECT r2_resolve('remote')",
+                       r->path);
+    enum r2_code rc = intend(op, s, over);
+    if (rc) return rc;
+    struct r2_push push = {.pending = &k->pending,
+                           .image = &s->image,
+                           .size = (uint64_t)s->image.pages * s->image.page_size};
+    int64_t asked_ms = r2_now_ms();
+    rc = r2_layout_object.push(r->store, &op->call, r->config.key, &push, &seen, &maker);
+    if (rc) return push_failed(op, rc, &seen, maker, version);
+    pending_landed(op, &seen);
+    k->pending.kind = R2_PENDING_NONE;
+    k->conflict_version = 0;
+    k->verified_ms = asked_ms;
+    r2_mark_clean(op, s->seq, &s->identity, s->content);
+    /* unchanged since it was staged? then the look at it is as fresh as now */
+    struct r2_identity now;
+    if (r2_identity_of(r->path, &now, op->call.err) == R2_OK) {
+        now.counter = s->identity.counter;
+        int64_t taken = now.taken_ms;
+        now.taken_ms = s->identity.taken_ms;
+        if (memcmp(&now, &s->identity, sizeof now) == 0) k->identity.taken_ms = taken;
+    }
+    r2_err_clear(op->call.err);
+    atomic_store(&r->remote_version, seen.v.version);
+    *version = k->base.version;
+    rc = r2_op_save(op);
+    /* it is in the remote; an unsaved record is settled by its intent, which was saved */
+    if (rc) {
+        r2_log_err(r, op->call.err);
+        r2_err_clear(op->call.err);
+    }
+    return R2_OK;
+}
+
+/* Look first when something is in doubt, or when the base's ETag was hidden from us. */
+static enum r2_code look_first(struct r2_op *op)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_remote seen;
+    bool moved;
+    bool hidden = k->base.version && !k->base.etag[0];
+    if (k->pending.kind != R2_PENDING_PUSH && !hidden) return R2_OK;
+    enum r2_code rc = r2_probe(op, &seen);
+    if (rc && k->pending.kind == R2_PENDING_PUSH) return unknown_outcome(op);
+    if (!rc) rc = r2_settle(op, &seen, &moved);
+    if (rc) return rc;
+    enum r2_relation relation = r2_plan_relation(k, &seen);
+    if (relation == R2_REL_SAME) {
+        (void)r2_strcpy(k->base.etag, sizeof k->base.etag, seen.v.etag);
+        return R2_OK;
+    }
+    if (relation == R2_REL_ABSENT) return R2_OK;
+    struct r2_staged s;
+    rc = r2_stage(op, false, &s); /* nothing of ours above the base: then it is no conflict */
+    bool equal = s.equal;
+    r2_staged_free(&s);
+    if (rc || (equal && relation == R2_REL_NEWER)) return rc;
+    return r2_conflict(op, relation, &seen);
+}
+
+enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_staged s;
+    enum r2_code rc = look_first(op);
+    if (rc) return rc;
+    *version = k->base.version;
+    rc = r2_stage(op, true, &s);
+    if (rc == R2_MISSING) {
+        r2_staged_free(&s);
+        return R2_OK; /* no file: nothing to push */
+    }
+    if (!rc && s.equal) {
+        bool news = k->clean_seq != s.seq || !r2_identity_same(&k->identity, &s.identity);
+        r2_mark_clean(op, s.seq, &s.identity, s.content);
+        if (news) rc = r2_op_save(op);
+    } else if (!rc && (s.image.pages || k->base.version)) {
+        struct r2_push_over over = {.base = k->base.version ? &k->base : NULL,
+                                    .etag = k->base.version ? k->base.etag : "",
+                                    .version = k->base.version + 1};
+        rc = s.image.pages ? r2_push_staged(op, &s, &over, version)
+                           : r2_fail(op->call.err, R2_REFUSED,
+                                     "%s is empty now, although it held version %" PRIu64
+                                     "; an empty file is not pushed: close it, delete it and open "
+                                     "it again to get the remote's content",
+                                     op->r->path, k->base.version);
+    }
+    r2_staged_free(&s);
+    return rc;
+}
+
+enum r2_code r2_replica_sync(struct r2_replica *r, uint64_t *version, struct r2_err *e)
+{
+    struct r2_op op;
+    struct r2_identity now;
+    if (r2_replica_foreign(r))
+        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
+    if (r2_replica_barred(r, e)) return e->code;
+    /* what was committed before this call is in any push that is staged after it */
+    uint64_t target = atomic_load(&r2_state_live(r->state)->write_seq);
+    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    if (rc) return rc;
+    struct r2_record *k = &r->record;
+    *version = k->base.version;
+    bool carried = op.known && k->base.version && k->pending.kind == R2_PENDING_NONE &&
+                   k->clean_seq != UINT64_MAX && k->clean_seq >= target;
+    rc = r2_identity_of(r->path, &now, e);
+    if (rc == R2_MISSING) rc = R2_OK;
+    else if (!rc && carried && k->clean_seq > target) rc = R2_OK; /* somebody's push took it along */
+    else if (!rc && (!carried || r2_maybe_dirty(&op, &now))) {
+        op.continues = true;
+        rc = r2_push_if_dirty(&op, version);
+    }
+    r2_op_end(&op);
+    if (rc) r2_log_err(r, e);
+    return rc;
+}

@@ -1,0 +1,254 @@
+/* replica_resolve.c - conflicts: keep the loser as a fork, then let one side win (DESIGN section 3).
+ *
+ * Nothing is thrown away: before the remote's content replaces the local file, the local image stands
+ * confirmed under KEY-forks/; before the local image replaces the remote's, the remote's does. */
+#include "replica_int.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "buf.h"
+#include "os.h"
+
+enum { RESOLVE_BUSY_MS = 5000 };
+
+static bool fork_meta(const struct r2_replica *r, const struct r2_image *image, uint64_t version,
+                      struct r2_meta *m)
+{
+    char text[64];
+    r2_meta_clear(m);
+    snprintf(text, sizeof text, "%" PRIu64, version);
+    bool ok = r2_meta_add(m, "db-version", text);
+    r2_lineage_text(r->record.base.lineage, text);
+    ok = ok && r2_meta_add(m, "db-lineage", text);
+    snprintf(text, sizeof text, "%016" PRIx64, r2_image_checksum(image));
+    return ok && r2_meta_add(m, "db-checksum", text);
+}
+
+/* A 412 or a lost answer: is what stands there this image? */
+static bool is_there(struct r2_op *op, const char *key, const struct r2_meta *meta, uint64_t size)
+{
+    struct r2_object o;
+    char mine[32], theirs[32];
+    struct r2_store *store = op->r->store;
+    if (store->ops->head(store, &op->call, key, &o) != R2_OK || o.size != size) return false;
+    return r2_meta_get(meta, "db-checksum", mine, sizeof mine) &&
+           r2_meta_get(&o.meta, "db-checksum", theirs, sizeof theirs) && strcmp(mine, theirs) == 0;
+}
+
+enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t version,
+                           char key[R2_KEY_BYTES + 128])
+{
+    struct r2_replica *r = op->r;
+    struct r2_meta meta;
+    struct r2_object o;
+    int n = snprintf(key, R2_KEY_BYTES + 128, "%s-forks/%" PRIu64 "-%016" PRIx64 "-%016" PRIx64
+                     ".db", r->config.key, version, r->record.writer, r2_image_checksum(image));
+    if (n < 0 || n >= R2_KEY_BYTES || !fork_meta(r, image, version, &meta))
+        return r2_fail(op->call.err, R2_REFUSED, "the fork's key would be too long: %s", key);
+    struct r2_put put = {.key = key,
+                         .body = {.fd = image->fd,
+                                  .size = (uint64_t)image->pages * image->page_size},
+                         .when = R2_PUT_IF_ABSENT,
+                         .meta = &meta,
+                         .content_type = "application/vnd.sqlite3"};
+    enum r2_code rc;
+    for (int64_t pause = 100;; pause *= 2) {
+        rc = r->store->ops->put(r->store, &op->call, &put, &o);
+        if (rc != R2_UNKNOWN && rc != R2_PRECONDITION) break;
+        struct r2_err why = *op->call.err;
+        if (is_there(op, key, &meta, put.body.size)) {
+            rc = R2_OK;
+            break;
+        }
+        *op->call.err = why;
+        if (rc == R2_PRECONDITION || r2_boot_ms() + pause >= op->call.deadline_ms) break;
+        r2_sleep_ms(pause);
+    }
+    if (rc) {
+        r2_wrap(op->call.err, "cannot keep the losing image as %s", key);
+        r2_advise(op->call.err, "; nothing was changed");
+        return rc;
+    }
+    r2_err_clear(op->call.err);
+    r2_note(r, "the losing image of a conflict over %s was kept as %s", r->config.url, key);
+    return R2_OK;
+}
+
+/* The staged image with the fields that it would have had as the next version. */
+static enum r2_code as_next_version(struct r2_op *op, struct r2_staged *s)
+{
+    const struct r2_version *base = &op->r->record.base;
+    uint8_t header[R2_HEADER];
+    r2_image_next_header(&s->image, base->version ? base : NULL, base->version + 1, header);
+    return r2_image_set_fields(&s->image, header, op->call.err);
+}
+
+enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local)
+{
+    char key[R2_KEY_BYTES + 128];
+    struct r2_record *k = &op->r->record;
+    struct r2_staged s;
+    memset(&s, 0, sizeof s);
+    r2_image_init(&s.image);
+    enum r2_code rc = R2_OK;
+    if (!r2_local_absent(op)) rc = r2_stage(op, true, &s);
+    if (!rc) rc = as_next_version(op, &s);
+    if (!rc && keep_local && s.image.pages)
+        rc = r2_fork_image(op, &s.image, k->base.version + 1, key);
+    if (!rc) {
+        struct r2_expect expect = {.image = s.image.pages ? &s.image : NULL};
+        k->pending.kind = R2_PENDING_NONE;
+        rc = r2_pull_remote(op, remote, &expect, RESOLVE_BUSY_MS);
+    }
+    r2_staged_free(&s);
+    return rc;
+}
+
+/* The remote's content, kept as a fork before something else takes its place. */
+static enum r2_code keep_remote(struct r2_op *op, struct r2_remote *remote)
+{
+    char key[R2_KEY_BYTES + 128];
+    struct r2_image image;
+    r2_image_init(&image);
+    enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
+    if (!rc) rc = r2_fetch(op, remote, &image);
+    if (!rc && image.pages) rc = r2_fork_image(op, &image, remote->v.version, key);
+    r2_image_free(&image);
+    return rc;
+}
+
+static enum r2_code local_wins(struct r2_op *op, struct r2_remote *remote, uint64_t *version)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_staged s;
+    uint64_t top = k->base.version > k->highest_seen ? k->base.version : k->highest_seen;
+    if (remote->exists && remote->v.version > top) top = remote->v.version;
+    enum r2_code rc = remote->exists ? keep_remote(op, remote) : R2_OK;
+    if (rc) return rc;
+    struct r2_version over_base = k->base; /* journal mode, cookie, lineage go on from here */
+    (void)r2_strcpy(over_base.recent, sizeof over_base.recent,
+                    remote->exists ? remote->v.recent : k->base.recent);
+    k->pending.kind = R2_PENDING_NONE; /* what it tried is either the remote's now, or can no longer
+                                          land: its condition names an ETag that is replaced */
+    rc = r2_stage(op, true, &s);
+    if (!rc && !s.image.pages)
+        rc = r2_fail(op->call.err, R2_REFUSED, "%s is empty: there is no local content to push",
+                     op->r->path);
+    if (!rc) {
+        struct r2_push_over over = {.base = k->base.version ? &over_base : NULL,
+                                    .etag = remote->exists ? remote->v.etag : "",
+                                    .version = top + 1};
+        rc = r2_push_staged(op, &s, &over, version);
+    }
+    r2_staged_free(&s);
+    return rc;
+}
+
+static enum r2_code remote_wins(struct r2_op *op, struct r2_remote *remote, uint64_t *version)
+{
+    struct r2_record *k = &op->r->record;
+    bool nothing_local = r2_local_absent(op), equal = false;
+    enum r2_code rc = R2_OK;
+    if (!remote->exists)
+        return r2_fail(op->call.err, R2_REFUSED,
+                       "%s does not exist in the remote; SELECT r2_resolve('local') creates it again "
+                       "from the local file",
+                       k->url);
+    if (!nothing_local) {
+        struct r2_staged s;
+        rc = r2_stage(op, false, &s);
+        equal = s.equal;
+        r2_staged_free(&s);
+    }
+    enum r2_relation relation = r2_plan_relation(k, remote);
+    if (!rc && equal && relation == R2_REL_SAME) { /* nothing to settle */
+        *version = k->base.version;
+        return R2_OK;
+    }
+    /* content that is a version of this lineage which the remote went past is no loser */
+    bool keep = !nothing_local && !(equal && relation == R2_REL_NEWER);
+    if (!rc) rc = r2_adopt_remote(op, remote, keep);
+    *version = k->base.version;
+    return rc;
+}
+
+enum r2_code r2_replica_resolve(struct r2_replica *r, const char *how, uint64_t *version,
+                                struct r2_err *e)
+{
+    struct r2_op op;
+    struct r2_remote remote;
+    bool moved;
+    bool local = strcmp(how, "local") == 0;
+    if (!local && strcmp(how, "fork") != 0 && strcmp(how, "remote") != 0)
+        return r2_fail(e, R2_CONFIG, "r2_resolve() takes 'fork', 'remote' or 'local', not '%.40s'",
+                       how);
+    if (r2_replica_foreign(r))
+        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
+    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    if (rc) return rc;
+    op.continues = true;
+    rc = r2_probe(&op, &remote);
+    if (!rc) rc = r2_settle(&op, &remote, &moved);
+    if (!rc && local && r2_plan_relation(&r->record, &remote) == R2_REL_SAME)
+        rc = r2_push_if_dirty(&op, version);
+    else if (!rc)
+        rc = local ? local_wins(&op, &remote, version) : remote_wins(&op, &remote, version);
+    if (!rc) {
+        r2_bar(r, NULL);
+        if (r->record.conflict_version) {
+            r->record.conflict_version = 0;
+            rc = r2_op_save(&op);
+        }
+    }
+    r2_op_end(&op);
+    if (rc) r2_log_err(r, e);
+    return rc;
+}
+
+/* ---- small questions ---- */
+
+enum r2_code r2_replica_version(struct r2_replica *r, uint64_t *version, struct r2_err *e)
+{
+    struct r2_op op;
+    *version = atomic_load(&r->version);
+    if (r2_replica_foreign(r) || r2_op_begin(&op, r, 0, e)) { /* an upload is under way */
+        r2_err_clear(e);
+        return R2_OK;
+    }
+    *version = r->record.base.version;
+    r2_op_end(&op);
+    return R2_OK;
+}
+
+enum r2_code r2_replica_remote_version(struct r2_replica *r, uint64_t *version, struct r2_err *e)
+{
+    struct r2_op op;
+    struct r2_remote remote;
+    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    if (rc) return rc;
+    rc = r2_probe(&op, &remote);
+    *version = !rc && remote.exists ? remote.v.version : 0;
+    r2_op_end(&op);
+    if (rc) r2_log_err(r, e);
+    return rc;
+}
+
+enum r2_code r2_replica_presign(struct r2_replica *r, int64_t seconds, char *url, size_t room,
+                                struct r2_err *e)
+{
+    struct r2_buf text;
+    struct r2_call call = {.deadline_ms = r2_boot_ms() + r->config.timeout_ms,
+                           .traffic = &r->traffic,
+                           .err = e};
+    if (seconds < 1 || seconds > 604800)
+        return r2_fail(e, R2_CONFIG, "r2_presign() takes 1 to 604800 seconds, not %lld",
+                       (long long)seconds);
+    r2_buf_init(&text, room - 1);
+    enum r2_code rc = r->store->ops->presign(r->store, &call, r->config.key, seconds, &text);
+    if (!rc && text.failed) rc = r2_fail(e, R2_NOMEM, "no room for the URL");
+    if (!rc) (void)r2_strcpy(url, room, text.at);
+    r2_buf_free(&text);
+    return rc;
+}

@@ -1,0 +1,235 @@
+/* replica_stage.c - read the local file under a short read lock, and say what it is compared with
+ * what is known: base, a pending version, an older version, or something else. */
+#include "replica_int.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "buf.h"
+#include "os.h"
+
+enum { STAGE_BUSY_MS = 5000 }; /* how long a writer's EXCLUSIVE lock is waited for */
+
+void r2_staged_free(struct r2_staged *s)
+{
+    r2_image_free(&s->image);
+}
+
+/* Is the content base's? A rollback may have left free-list leaves that are not: loose pages. */
+static enum r2_code compare_with_base(struct r2_op *op, struct r2_local *l, struct r2_staged *s)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_diff d;
+    if (!k->base.version) return R2_OK;
+    enum r2_code rc =
+        r2_image_compare(&s->image, &k->base, op->r->state, k->area, &d, op->call.err);
+    if (!rc && !d.shape) rc = r2_image_only_loose(&s->image, &d, l, &s->equal, op->call.err);
+    r2_diff_free(&d);
+    return rc;
+}
+
+static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged *out)
+{
+    struct r2_err *e = op->call.err;
+    enum r2_code rc = r2_local_begin_read(l, e);
+    if (!rc) rc = r2_identity_of(op->r->path, &out->identity, e);
+    if (!rc && op->r->unclean && !r2_local_is_wal(l)) {
+        /* journal_mode OFF or MEMORY may have been in force: nothing was replayed then */
+        rc = r2_local_quick_check(l, e);
+        if (rc == R2_CORRUPT) {
+            r2_wrap(e, "%s is damaged after an unclean end and will not be pushed", op->r->path);
+            r2_log_err(op->r, e);
+            op->r->damaged = true;
+            rc = R2_OK;
+        }
+        op->r->unclean = rc != R2_OK;
+    }
+    if (!rc) rc = r2_image_scan(&out->image, l, e);
+    if (!rc) {
+        out->identity.counter = r2_image_counter(&out->image);
+        out->content = r2_image_content(&out->image);
+        rc = compare_with_base(op, l, out);
+    }
+    enum r2_code end = r2_local_end(l, e);
+    return rc ? rc : end;
+}
+
+enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out)
+{
+    struct r2_local *l = NULL;
+    enum r2_code rc = R2_OK;
+    memset(out, 0, sizeof *out);
+    r2_image_init(&out->image);
+    out->seq = atomic_load(&r2_state_live(op->r->state)->write_seq);
+    if (keep_bytes)
+        rc = r2_image_create(&out->image, op->r->path, "-r2-stage", false, op->call.err);
+    if (!rc) rc = r2_local_open(op->r->path, STAGE_BUSY_MS, &l, op->call.err);
+    if (!rc) rc = stage(op, l, out);
+    r2_local_close(l);
+    return rc ? r2_wrap(op->call.err, "cannot read %s", op->r->path) : R2_OK;
+}
+
+/* ---- what a file is when nobody vouches for it ---- */
+
+struct wal_file {
+    int fd;
+};
+
+static int64_t read_wal(void *ctx, void *to, uint64_t n, uint64_t at)
+{
+    const struct wal_file *w = ctx;
+    char *p = to;
+    uint64_t done = 0;
+    while (done < n) {
+        ssize_t got = r2_os.pread(w->fd, p + done, n - done, (off_t)(at + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return -1;
+        if (got == 0) break;
+        done += (uint64_t)got;
+    }
+    return (int64_t)done;
+}
+
+/* Does the -wal still hold the commit that our last mark named? To be asked before SQLite touches
+ * the file: closing the recovering connection folds the log in. */
+static bool wal_continues(struct r2_op *op, const struct r2_mark *mark)
+{
+    char path[PATH_MAX];
+    struct r2_wal_end end = {.page_size = mark->wal_page,
+                             .salt = {mark->wal_salt[0], mark->wal_salt[1]},
+                             .frames = mark->wal_frames,
+                             .cksum = {mark->wal_cksum[0], mark->wal_cksum[1]}};
+    bool yes = false;
+    struct r2_err e;
+    int n = snprintf(path, sizeof path, "%s-wal", op->r->path);
+    if (n < 0 || (size_t)n >= sizeof path) return false;
+    struct wal_file w = {.fd = r2_os.open(path, O_RDONLY, 0)};
+    if (w.fd < 0) return false;
+    if (r2_wal_continues(read_wal, &w, &end, &yes, &e)) yes = false;
+    r2_os.close(w.fd);
+    return yes;
+}
+
+static bool same_boot(const struct r2_live *live)
+{
+    static const uint8_t unknown[16];
+    uint8_t now[16];
+    r2_boot_id(now);
+    return memcmp(now, unknown, 16) != 0 && memcmp(now, live->boot_id, 16) == 0;
+}
+
+bool r2_local_absent(struct r2_op *op)
+{
+    struct r2_identity id;
+    struct r2_err e;
+    enum r2_code rc = r2_identity_of(op->r->path, &id, &e);
+    return rc == R2_MISSING || (!rc && id.size == 0 && id.wal_size == 0);
+}
+
+/* A pull that was cut short: the file holds the new version, the old one, or was written since. */
+static enum r2_code finish_pull(struct r2_op *op, struct r2_staged *s)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_diff d;
+    enum r2_code rc = r2_image_compare(&s->image, &k->pending.v, op->r->state, k->area ^ 1, &d,
+                                       op->call.err);
+    if (!rc && !d.shape && d.pages == 0) {
+        k->base = k->pending.v;
+        k->base.local_cookie = r2_image_cookie(&s->image);
+        k->area ^= 1;
+        s->equal = true;
+    }
+    r2_diff_free(&d);
+    k->pending.kind = R2_PENDING_NONE;
+    return rc;
+}
+
+static bool held_before(const struct r2_record *k, uint64_t content)
+{
+    for (uint32_t n = 0; n < k->held; n++)
+        if (k->held_content[n] == content) return true;
+    return false;
+}
+
+/* Content that is not the base's: commits on top of it, an old version put back, or a stranger? A
+ * writer moves the change counter forward; what was put back by hand has a lower one. WAL commits
+ * leave it alone, so an equal one counts on the same inode. */
+static enum r2_local_kind kind_of(const struct r2_record *k, const struct r2_staged *s,
+                                  bool vouched)
+{
+    if (vouched) return R2_LOCAL_DIRTY;
+    if (held_before(k, s->content)) return R2_LOCAL_OLD;
+    if (s->identity.counter > k->identity.counter) return R2_LOCAL_DIRTY;
+    bool same_file = s->identity.dev == k->identity.dev && s->identity.ino == k->identity.ino;
+    return same_file && s->identity.counter == k->identity.counter ? R2_LOCAL_DIRTY
+                                                                   : R2_LOCAL_STRANGE;
+}
+
+/* Read it all and find out. `mark`: our last commit's, if it can vouch for this file, else NULL. */
+static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *mark,
+                            enum r2_local_kind *kind)
+{
+    struct r2_replica *r = op->r;
+    struct r2_record *k = &r->record;
+    struct r2_staged s;
+    enum r2_code rc = r2_stage(op, false, &s);
+    /* killed between SQLite's commit and our mark: one further */
+    if (!rc && mark && !mark->wal_frames)
+        op->continues = s.identity.counter - mark->counter <= 1;
+    if (!rc && k->pending.kind == R2_PENDING_PULL) rc = finish_pull(op, &s);
+    if (!rc && first && k->pending.kind == R2_PENDING_PUSH && !op->continues) {
+        struct r2_diff d;
+        rc = r2_image_compare(&s.image, &k->pending.v, r->state, k->area ^ 1, &d, op->call.err);
+        op->continues = !rc && !d.shape && d.pages == 0;
+        r2_diff_free(&d);
+    }
+    if (!rc && s.equal && !(op->continues && k->pending.kind == R2_PENDING_PUSH)) {
+        r2_mark_clean(op, s.seq, &s.identity, s.content);
+        rc = r2_op_save(op);
+        *kind = R2_LOCAL_CLEAN;
+    } else if (!rc) {
+        *kind = s.equal ? R2_LOCAL_DIRTY : kind_of(k, &s, first && op->continues);
+        if (r->damaged) *kind = R2_LOCAL_STRANGE;
+    }
+    r2_staged_free(&s);
+    return rc;
+}
+
+enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *kind)
+{
+    struct r2_replica *r = op->r;
+    struct r2_record *k = &r->record;
+    struct r2_live *live = r2_state_live(r->state);
+    struct r2_identity now;
+    struct r2_mark mark = {0};
+    op->continues = !first;
+    *kind = R2_LOCAL_ABSENT;
+    if (r2_local_absent(op)) return R2_OK;
+    *kind = R2_LOCAL_STRANGE;
+    if (!op->known || (!k->base.version && k->pending.kind == R2_PENDING_NONE)) {
+        if (!first) return R2_OK;
+        r->unclean = op->known && atomic_load(&live->write_seq) != k->clean_seq;
+        return R2_OK;
+    }
+    enum r2_code rc = r2_identity_of(r->path, &now, op->call.err);
+    if (rc) return rc;
+    bool wrote = atomic_load(&live->write_seq) != k->clean_seq;
+    if (k->pending.kind == R2_PENDING_NONE && !r2_maybe_dirty(op, &now)) {
+        *kind = R2_LOCAL_CLEAN;
+        return R2_OK;
+    }
+    if (!first) { /* writers are alive, or were until just now */
+        if (!wrote) return examine(op, first, NULL, kind);
+        *kind = R2_LOCAL_DIRTY;
+        return R2_OK;
+    }
+    r->unclean = wrote;
+    bool marked = wrote && r2_state_mark(r->state, &mark) && same_boot(live) &&
+                  now.dev == k->identity.dev && now.ino == k->identity.ino;
+    if (marked && mark.wal_frames) op->continues = wal_continues(op, &mark);
+    return examine(op, first, marked ? &mark : NULL, kind);
+}

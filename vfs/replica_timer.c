@@ -1,0 +1,93 @@
+/* replica_timer.c - sync=N: one background thread per process pushes dirty replicas when due.
+ *
+ * Started at the first replica that wants it, ended when none is left; a forked child starts its own.
+ * An idle replica costs a look at shared memory, no request. */
+#include "replica_int.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <time.h>
+
+#include "os.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t news = PTHREAD_COND_INITIALIZER;
+static bool running;      /* under lock, as all here */
+static unsigned its_fork; /* r2_fork_count() of the process that it runs in */
+static unsigned wants;    /* calls of r2_timer_want */
+
+struct round {
+    int64_t now, next; /* boot ms: when it is, when something is due next */
+    bool wanted;       /* a replica with sync=N exists */
+};
+
+static void push_if_due(struct r2_replica *r, void *ctx)
+{
+    struct round *round = ctx;
+    struct r2_live *live = r2_state_live(r->state);
+    int64_t every = atomic_load(&r->timer_ms), last = atomic_load(&r->pushed_boot_ms);
+    uint64_t version;
+    struct r2_err e;
+    if (!every) return;
+    round->wanted = true;
+    if (!last) atomic_store(&r->pushed_boot_ms, last = round->now);
+    if (last + every <= round->now) {
+        last = round->now;
+        atomic_store(&r->pushed_boot_ms, last);
+        if (atomic_load(&live->write_seq) != atomic_load(&live->clean_seq))
+            (void)r2_replica_sync(r, &version, &e); /* logs its failure; tried again when due */
+    }
+    if (last + every < round->next) round->next = last + every;
+}
+
+/* Sleep until something is due or somebody wants something new. */
+static void wait_until(int64_t next, unsigned seen)
+{
+    int64_t ms = next - r2_boot_ms(), at = r2_now_ms() + (ms < 1 ? 1 : ms);
+    struct timespec until = {.tv_sec = at / 1000, .tv_nsec = at % 1000 * 1000000};
+    pthread_mutex_lock(&lock);
+    while (wants == seen && pthread_cond_timedwait(&news, &lock, &until) != ETIMEDOUT) {
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void *run(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        struct round round = {.now = r2_boot_ms()};
+        round.next = round.now + 60000;
+        pthread_mutex_lock(&lock);
+        unsigned seen = wants;
+        pthread_mutex_unlock(&lock);
+        r2_each_replica(push_if_due, &round);
+        if (round.wanted) {
+            wait_until(round.next, seen);
+            continue;
+        }
+        pthread_mutex_lock(&lock);
+        bool over = wants == seen;
+        if (over) running = false;
+        pthread_mutex_unlock(&lock);
+        if (over) return NULL;
+    }
+}
+
+void r2_timer_want(void)
+{
+    sigset_t all, was;
+    pthread_t thread;
+    pthread_mutex_lock(&lock);
+    if (its_fork != r2_fork_count()) running = false;
+    wants++;
+    pthread_cond_signal(&news);
+    if (!running) {
+        its_fork = r2_fork_count();
+        sigfillset(&all); /* signals are the host's */
+        pthread_sigmask(SIG_SETMASK, &all, &was);
+        running = pthread_create(&thread, NULL, run, NULL) == 0;
+        pthread_sigmask(SIG_SETMASK, &was, NULL);
+        if (running) pthread_detach(thread);
+    }
+    pthread_mutex_unlock(&lock);
+}

@@ -1,0 +1,280 @@
+/* shim.c - the VFS "r2vfs": a shim around the platform's default VFS.
+ *
+ * Loading:  .load build/r2vfs            (or sqlite3_auto_extension(sqlite3_r2vfs_init) when linked)
+ * Using:    file:app.db?vfs=r2vfs&remote=s3://bucket/app.db     or R2VFS_REMOTE and friends
+ *
+ * A main database that has a remote gets a struct r2_file and the methods of shim_io.c, and so does
+ * its -wal. Everything else is opened by the parent in our place: it never sees us again.
+ * SQLite's types end here, in shim_io.c and in local_sqlite.c. */
+#include "shim.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "local.h"
+
+SQLITE_EXTENSION_INIT3
+
+static sqlite3_vfs shim;
+static sqlite3_vfs *parent;
+
+int r2_shim_code(enum r2_code code)
+{
+    switch (code) {
+    case R2_OK:
+        return SQLITE_OK;
+    case R2_NOMEM:
+        return SQLITE_NOMEM;
+    case R2_FULL:
+        return SQLITE_FULL;
+    case R2_BUSY:
+        return SQLITE_BUSY;
+    case R2_CONFLICT:
+        return SQLITE_BUSY_SNAPSHOT;
+    case R2_CORRUPT:
+        return SQLITE_CORRUPT;
+    case R2_READONLY:
+        return SQLITE_READONLY;
+    case R2_DENIED:
+        return SQLITE_AUTH;
+    case R2_MISSING:
+        return SQLITE_NOTFOUND;
+    case R2_CONFIG:
+    case R2_REFUSED:
+        return SQLITE_ERROR;
+    default:
+        return SQLITE_IOERR;
+    }
+}
+
+void r2_shim_report(struct r2_replica *r, const struct r2_err *e, const char *when)
+{
+    r2_log_err(r, e);
+    /* neither a failed open nor a close hands the host a sentence: stderr is where people look */
+    fprintf(stderr, "r2vfs: %s: %s\n", when, e->text);
+}
+
+static void log_to_sqlite(enum r2_code code, const char *sentence)
+{
+    sqlite3_log(code ? r2_shim_code(code) : SQLITE_NOTICE, "r2vfs: %s", sentence);
+}
+
+/* ---- xOpen ---- */
+
+static const char *uri_value(void *name, const char *key)
+{
+    return sqlite3_uri_parameter(name, key);
+}
+
+static int open_main(const char *name, struct r2_file *p, int flags, int *out_flags)
+{
+    struct r2_err e = {.code = R2_OK};
+    struct r2_config_source source = {
+        .uri = uri_value, .env = r2_config_getenv, .ctx = (void *)(uintptr_t)name};
+    struct r2_config *config = sqlite3_malloc64(sizeof *config);
+    int rc = SQLITE_CANTOPEN;
+    if (!config) return SQLITE_NOMEM;
+    enum r2_code why = r2_config_load(&source, name, config, &e);
+    if (!why && config->scheme == R2_SCHEME_NONE) { /* not ours: the parent takes our place */
+        sqlite3_free(config);
+        return parent->xOpen(parent, name, &p->base, flags, out_flags);
+    }
+    if (!why && config->sync == R2_SYNC_TIMER && !sqlite3_threadsafe())
+        why = r2_fail(&e, R2_CONFIG, "sync=N needs a SQLite that is built thread-safe");
+    if (!why) why = r2_replica_attach(name, config, &p->replica, &e);
+    if (!why && (why = r2_replica_open(p->replica, config, &e))) r2_log_err(p->replica, &e);
+    if (!why) {
+        rc = parent->xOpen(parent, name, p->real, flags, out_flags);
+        if (rc != SQLITE_OK && p->real->pMethods) p->real->pMethods->xClose(p->real);
+    }
+    if (!why && rc == SQLITE_OK) {
+        p->config = config;
+        p->base.pMethods = r2_shim_main_methods(p->real->pMethods->iVersion);
+        return SQLITE_OK;
+    }
+    if (why) {
+        r2_wrap(&e, "cannot open %s", name);
+        r2_shim_report(NULL, &e, "at open");
+    }
+    if (p->replica) r2_replica_detach(p->replica);
+    sqlite3_free(config);
+    return why == R2_BUSY || why == R2_NOMEM ? r2_shim_code(why) : rc;
+}
+
+static int open_wal(const char *name, struct r2_file *p, struct r2_file *main, int flags,
+                    int *out_flags)
+{
+    int rc = parent->xOpen(parent, name, p->real, flags, out_flags);
+    if (p->real->pMethods) {
+        p->main = main;
+        p->base.pMethods = r2_shim_wal_methods(p->real->pMethods->iVersion);
+    }
+    return rc;
+}
+
+static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags,
+                     int *out_flags)
+{
+    struct r2_file *p = (struct r2_file *)(void *)f;
+    (void)vfs;
+    memset(p, 0, sizeof *p);
+    p->real = (sqlite3_file *)(void *)(p + 1);
+    p->real->pMethods = NULL;
+    if (name && flags & SQLITE_OPEN_MAIN_DB) return open_main(name, p, flags, out_flags);
+    if (name && flags & SQLITE_OPEN_WAL) {
+        struct r2_file *main = r2_shim_file(sqlite3_database_file_object(name));
+        if (main) return open_wal(name, p, main, flags, out_flags);
+    }
+    return parent->xOpen(parent, name, f, flags, out_flags);
+}
+
+/* ---- the rest is the parent's ---- */
+
+static int shim_delete(sqlite3_vfs *vfs, const char *name, int sync_folder)
+{
+    (void)vfs;
+    return parent->xDelete(parent, name, sync_folder);
+}
+
+static int shim_access(sqlite3_vfs *vfs, const char *name, int flags, int *out)
+{
+    (void)vfs;
+    return parent->xAccess(parent, name, flags, out);
+}
+
+static int shim_full_path(sqlite3_vfs *vfs, const char *name, int room, char *out)
+{
+    (void)vfs;
+    return parent->xFullPathname(parent, name, room, out);
+}
+
+static void *shim_dl_open(sqlite3_vfs *vfs, const char *name)
+{
+    (void)vfs;
+    return parent->xDlOpen(parent, name);
+}
+
+static void shim_dl_error(sqlite3_vfs *vfs, int room, char *out)
+{
+    (void)vfs;
+    parent->xDlError(parent, room, out);
+}
+
+static void (*shim_dl_sym(sqlite3_vfs *vfs, void *library, const char *name))(void)
+{
+    (void)vfs;
+    return parent->xDlSym(parent, library, name);
+}
+
+static void shim_dl_close(sqlite3_vfs *vfs, void *library)
+{
+    (void)vfs;
+    parent->xDlClose(parent, library);
+}
+
+static int shim_randomness(sqlite3_vfs *vfs, int n, char *out)
+{
+    (void)vfs;
+    return parent->xRandomness(parent, n, out);
+}
+
+static int shim_sleep(sqlite3_vfs *vfs, int us)
+{
+    (void)vfs;
+    return parent->xSleep(parent, us);
+}
+
+static int shim_time(sqlite3_vfs *vfs, double *out)
+{
+    (void)vfs;
+    return parent->xCurrentTime(parent, out);
+}
+
+static int shim_last_error(sqlite3_vfs *vfs, int room, char *out)
+{
+    (void)vfs;
+    return parent->xGetLastError(parent, room, out);
+}
+
+static int shim_time64(sqlite3_vfs *vfs, sqlite3_int64 *out)
+{
+    (void)vfs;
+    return parent->xCurrentTimeInt64(parent, out);
+}
+
+static int shim_set_call(sqlite3_vfs *vfs, const char *name, sqlite3_syscall_ptr call)
+{
+    (void)vfs;
+    return parent->xSetSystemCall(parent, name, call);
+}
+
+static sqlite3_syscall_ptr shim_get_call(sqlite3_vfs *vfs, const char *name)
+{
+    (void)vfs;
+    return parent->xGetSystemCall(parent, name);
+}
+
+static const char *shim_next_call(sqlite3_vfs *vfs, const char *name)
+{
+    (void)vfs;
+    return parent->xNextSystemCall(parent, name);
+}
+
+static sqlite3_vfs shim = {
+    .zName = "r2vfs",
+    .xOpen = shim_open,
+    .xDelete = shim_delete,
+    .xAccess = shim_access,
+    .xFullPathname = shim_full_path,
+    .xDlOpen = shim_dl_open,
+    .xDlError = shim_dl_error,
+    .xDlSym = shim_dl_sym,
+    .xDlClose = shim_dl_close,
+    .xRandomness = shim_randomness,
+    .xSleep = shim_sleep,
+    .xCurrentTime = shim_time,
+    .xGetLastError = shim_last_error,
+    .xCurrentTimeInt64 = shim_time64,
+    .xSetSystemCall = shim_set_call,
+    .xGetSystemCall = shim_get_call,
+    .xNextSystemCall = shim_next_call,
+};
+
+/* ---- registration ---- */
+
+int r2_shim_register(bool make_default, char **message)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    int rc = SQLITE_OK;
+    pthread_mutex_lock(&lock);
+    if (!parent) { /* once per process: a second time we would find ourselves */
+        sqlite3_vfs *found = sqlite3_vfs_find(NULL);
+        if (!found || strcmp(found->zName, "r2vfs") == 0) {
+            *message = sqlite3_mprintf("r2vfs: this SQLite has no default VFS to build on");
+            rc = SQLITE_ERROR;
+        } else {
+            parent = found;
+            shim.iVersion = parent->iVersion < 3 ? parent->iVersion : 3;
+            shim.szOsFile = (int)sizeof(struct r2_file) + parent->szOsFile;
+            shim.mxPathname = parent->mxPathname;
+            r2_local_set_vfs(parent->zName);
+            r2_log = log_to_sqlite;
+        }
+    }
+    if (rc == SQLITE_OK && (make_default || !sqlite3_vfs_find("r2vfs")))
+        rc = sqlite3_vfs_register(&shim, make_default);
+    pthread_mutex_unlock(&lock);
+    return rc;
+}
+
+struct r2_replica *r2_shim_replica(sqlite3 *db, const char *schema)
+{
+    sqlite3_file *f = NULL;
+    if (sqlite3_file_control(db, schema, SQLITE_FCNTL_FILE_POINTER, &f) != SQLITE_OK) return NULL;
+    struct r2_file *p = r2_shim_file(f);
+    return p ? p->replica : NULL;
+}

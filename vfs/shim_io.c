@@ -1,0 +1,358 @@
+/* shim_io.c - the files of a replica: forward every call, and tell the replica what happened.
+ *
+ * Where SQLite lets us in is DESIGN section 5 and was tried out; in short:
+ *   a transaction starts    xLock(SHARED) from NONE; in WAL mode a shared lock on a read slot (3..7),
+ *                           but not while this file holds the write slot
+ *   pages are written       xWrite on the main file (rollback modes) or on the -wal
+ *   a commit happened       FCNTL_COMMIT_PHASETWO on the main file, in every mode
+ *   a transaction ended     xUnlock to SHARED or below; WAL's write slot released
+ * Writes to a main file that has a wal-index are checkpoints: content that was committed before. */
+#include "shim.h"
+
+#include <string.h>
+
+#include "buf.h"
+
+SQLITE_EXTENSION_INIT3
+
+enum { SHM_WRITE = 0, SHM_READ0 = 3 };
+
+static struct r2_file *file_of(sqlite3_file *f)
+{
+    return (struct r2_file *)(void *)f;
+}
+
+static sqlite3_file *real_of(sqlite3_file *f)
+{
+    return file_of(f)->real;
+}
+
+/* Before the first page of a transaction changes. A state file that cannot be written would make a
+ * later crash look clean: then the write fails. */
+static int touch(struct r2_file *p)
+{
+    struct r2_err e;
+    if (p->touched || r2_replica_foreign(p->replica)) return SQLITE_OK;
+    enum r2_code rc = r2_replica_touch(p->replica, &e);
+    if (rc) {
+        r2_log_err(p->replica, &e);
+        return SQLITE_IOERR_WRITE;
+    }
+    p->touched = p->wrote = true;
+    return SQLITE_OK;
+}
+
+/* A transaction is about to begin. */
+static int begin(struct r2_file *p)
+{
+    struct r2_err e;
+    if (r2_replica_foreign(p->replica)) return SQLITE_OK;
+    if (r2_replica_barred(p->replica, &e)) {
+        r2_log_err(p->replica, &e);
+        return SQLITE_CANTOPEN;
+    }
+    if (!r2_replica_refresh_due(p->replica, p->config)) return SQLITE_OK;
+    enum r2_code rc = r2_replica_refresh(p->replica, p->config, &e);
+    return rc == R2_BUSY ? SQLITE_BUSY : rc ? SQLITE_IOERR_LOCK : SQLITE_OK;
+}
+
+/* A transaction that wrote is over. A committed one leaves its mark. */
+static void end_of_write(struct r2_file *p)
+{
+    if (p->touched && p->committed && !r2_replica_foreign(p->replica))
+        r2_replica_committed(p->replica, &p->mark);
+    p->touched = p->committed = false;
+}
+
+/* ---- main database ---- */
+
+static int main_close(sqlite3_file *f)
+{
+    struct r2_file *p = file_of(f);
+    struct r2_err e;
+    int rc = p->real->pMethods ? p->real->pMethods->xClose(p->real) : SQLITE_OK;
+    /* after the real close: a -wal is folded in by now, and our own session is not in its way */
+    if (r2_replica_close(p->replica, p->config, p->wrote, &e))
+        r2_shim_report(p->replica, &e, "at close");
+    r2_replica_detach(p->replica);
+    sqlite3_free(p->config);
+    return rc;
+}
+
+static int main_read(sqlite3_file *f, void *to, int n, sqlite3_int64 at)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xRead(real, to, n, at);
+}
+
+static int main_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
+{
+    struct r2_file *p = file_of(f);
+    r2_replica_count_write(p->replica);
+    if (!p->has_shm) {
+        int rc = touch(p);
+        if (rc) return rc;
+        if (at == 0 && n >= R2_HEADER) {
+            memset(&p->mark, 0, sizeof p->mark);
+            p->mark.counter = r2_get32((const uint8_t *)from + 24);
+        }
+    }
+    return p->real->pMethods->xWrite(p->real, from, n, at);
+}
+
+static int main_truncate(sqlite3_file *f, sqlite3_int64 size)
+{
+    struct r2_file *p = file_of(f);
+    int rc = p->has_shm ? SQLITE_OK : touch(p);
+    return rc ? rc : p->real->pMethods->xTruncate(p->real, size);
+}
+
+static int main_sync(sqlite3_file *f, int flags)
+{
+    struct r2_file *p = file_of(f);
+    r2_replica_count_sync(p->replica);
+    return p->real->pMethods->xSync(p->real, flags);
+}
+
+static int main_file_size(sqlite3_file *f, sqlite3_int64 *size)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xFileSize(real, size);
+}
+
+static int main_lock(sqlite3_file *f, int level)
+{
+    struct r2_file *p = file_of(f);
+    if (level == SQLITE_LOCK_SHARED && p->lock == SQLITE_LOCK_NONE) {
+        int rc = begin(p);
+        if (rc) return rc;
+    }
+    int rc = p->real->pMethods->xLock(p->real, level);
+    if (rc == SQLITE_OK && level > p->lock) p->lock = level;
+    return rc;
+}
+
+static int main_unlock(sqlite3_file *f, int level)
+{
+    struct r2_file *p = file_of(f);
+    int rc = p->real->pMethods->xUnlock(p->real, level);
+    if (level < p->lock) p->lock = level;
+    if (level <= SQLITE_LOCK_SHARED && !p->has_shm) end_of_write(p);
+    return rc;
+}
+
+static int main_check_reserved(sqlite3_file *f, int *out)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xCheckReservedLock(real, out);
+}
+
+static int pragma(struct r2_file *p, char **args)
+{
+    char text[R2_ERR_TEXT];
+    if (!args[1] || sqlite3_stricmp(args[1], "r2_last_error") != 0) return SQLITE_NOTFOUND;
+    r2_replica_last_error(p->replica, text, sizeof text);
+    args[0] = sqlite3_mprintf("%s", text);
+    return args[0] ? SQLITE_OK : SQLITE_NOMEM;
+}
+
+static int main_control(sqlite3_file *f, int op, void *arg)
+{
+    struct r2_file *p = file_of(f);
+    if (op == SQLITE_FCNTL_PRAGMA) {
+        int rc = pragma(p, arg);
+        if (rc != SQLITE_NOTFOUND) return rc;
+    }
+    if (op == SQLITE_FCNTL_COMMIT_PHASETWO) {
+        if (!p->has_shm) p->committed = true;
+        end_of_write(p);
+    }
+    int rc = p->real->pMethods->xFileControl(p->real, op, arg);
+    if (op == SQLITE_FCNTL_VFSNAME && rc == SQLITE_OK) {
+        char **name = arg;
+        *name = sqlite3_mprintf("r2vfs/%z", *name);
+    }
+    return rc;
+}
+
+static int main_sector_size(sqlite3_file *f)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xSectorSize(real);
+}
+
+static int main_device(sqlite3_file *f)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xDeviceCharacteristics(real);
+}
+
+static int main_shm_map(sqlite3_file *f, int region, int size, int extend, void volatile **out)
+{
+    struct r2_file *p = file_of(f);
+    p->has_shm = true;
+    return p->real->pMethods->xShmMap(p->real, region, size, extend, out);
+}
+
+static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
+{
+    struct r2_file *p = file_of(f);
+    if (flags == (SQLITE_SHM_LOCK | SQLITE_SHM_SHARED) && slot >= SHM_READ0 && !p->wal_write) {
+        int rc = begin(p);
+        if (rc) return rc;
+    }
+    int rc = p->real->pMethods->xShmLock(p->real, slot, n, flags);
+    if (rc == SQLITE_OK && slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE) {
+        p->wal_write = (flags & SQLITE_SHM_LOCK) != 0;
+        if (!p->wal_write) end_of_write(p); /* comes before COMMIT_PHASETWO */
+    }
+    return rc;
+}
+
+static void main_shm_barrier(sqlite3_file *f)
+{
+    sqlite3_file *real = real_of(f);
+    real->pMethods->xShmBarrier(real);
+}
+
+static int main_shm_unmap(sqlite3_file *f, int delete)
+{
+    struct r2_file *p = file_of(f);
+    p->has_shm = false;
+    return p->real->pMethods->xShmUnmap(p->real, delete);
+}
+
+static int main_fetch(sqlite3_file *f, sqlite3_int64 at, int n, void **out)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xFetch(real, at, n, out);
+}
+
+static int main_unfetch(sqlite3_file *f, sqlite3_int64 at, void *page)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xUnfetch(real, at, page);
+}
+
+/* ---- -wal ---- */
+
+static int wal_close(sqlite3_file *f)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods ? real->pMethods->xClose(real) : SQLITE_OK;
+}
+
+/* Keep what the last committing frame header says: see struct r2_mark. Its page follows, or was
+ * there before (a header rewritten once its checksum was known). */
+static void watch_frames(struct r2_file *w, const uint8_t *from, int n, sqlite3_int64 at)
+{
+    struct r2_mark *m = &w->main->mark;
+    if (n == R2_WAL_FRAME_HEADER && at >= R2_WAL_HEADER && r2_get32(from + 4) &&
+        (r2_get32(from + 8) || r2_get32(from + 12))) {
+        uint32_t page = m->wal_page;
+        memset(m, 0, sizeof *m);
+        m->wal_page = page;
+        m->wal_salt[0] = r2_get32(from + 8);
+        m->wal_salt[1] = r2_get32(from + 12);
+        m->wal_cksum[0] = r2_get32(from + 16);
+        m->wal_cksum[1] = r2_get32(from + 20);
+        w->frame_at = at;
+        w->main->committed = true;
+    } else if (n >= 512 && !(n & (n - 1))) {
+        m->wal_page = (uint32_t)n;
+    }
+    if (!w->frame_at || !m->wal_page) return;
+    m->wal_frames =
+        (uint32_t)((w->frame_at - R2_WAL_HEADER) / (R2_WAL_FRAME_HEADER + m->wal_page)) + 1;
+}
+
+static int wal_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
+{
+    struct r2_file *w = file_of(f);
+    r2_replica_count_write(w->main->replica);
+    int rc = touch(w->main);
+    if (rc) return rc;
+    watch_frames(w, from, n, at);
+    return w->real->pMethods->xWrite(w->real, from, n, at);
+}
+
+static int wal_truncate(sqlite3_file *f, sqlite3_int64 size)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xTruncate(real, size);
+}
+
+static int wal_sync(sqlite3_file *f, int flags)
+{
+    struct r2_file *w = file_of(f);
+    r2_replica_count_sync(w->main->replica);
+    return w->real->pMethods->xSync(w->real, flags);
+}
+
+static int wal_lock(sqlite3_file *f, int level)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xLock(real, level);
+}
+
+static int wal_unlock(sqlite3_file *f, int level)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xUnlock(real, level);
+}
+
+static int wal_control(sqlite3_file *f, int op, void *arg)
+{
+    sqlite3_file *real = real_of(f);
+    return real->pMethods->xFileControl(real, op, arg);
+}
+
+/* ---- tables: SQLite must never be offered a method that the parent does not have ---- */
+
+#define MAIN_V1                                                                                    \
+    .xClose = main_close, .xRead = main_read, .xWrite = main_write, .xTruncate = main_truncate,    \
+    .xSync = main_sync, .xFileSize = main_file_size, .xLock = main_lock, .xUnlock = main_unlock,   \
+    .xCheckReservedLock = main_check_reserved, .xFileControl = main_control,                       \
+    .xSectorSize = main_sector_size, .xDeviceCharacteristics = main_device
+#define MAIN_V2                                                                                    \
+    MAIN_V1, .xShmMap = main_shm_map, .xShmLock = main_shm_lock, .xShmBarrier = main_shm_barrier,  \
+             .xShmUnmap = main_shm_unmap
+
+static const sqlite3_io_methods main_methods[3] = {
+    {.iVersion = 1, MAIN_V1},
+    {.iVersion = 2, MAIN_V2},
+    {.iVersion = 3, MAIN_V2, .xFetch = main_fetch, .xUnfetch = main_unfetch},
+};
+
+static const sqlite3_io_methods wal_methods = {
+    .iVersion = 1, /* a -wal is never shared-memory mapped, nor fetched */
+    .xClose = wal_close,
+    .xRead = main_read,
+    .xWrite = wal_write,
+    .xTruncate = wal_truncate,
+    .xSync = wal_sync,
+    .xFileSize = main_file_size,
+    .xLock = wal_lock,
+    .xUnlock = wal_unlock,
+    .xCheckReservedLock = main_check_reserved,
+    .xFileControl = wal_control,
+    .xSectorSize = main_sector_size,
+    .xDeviceCharacteristics = main_device,
+};
+
+const sqlite3_io_methods *r2_shim_main_methods(int version)
+{
+    return &main_methods[version < 1 ? 0 : version > 3 ? 2 : version - 1];
+}
+
+const sqlite3_io_methods *r2_shim_wal_methods(int version)
+{
+    (void)version;
+    return &wal_methods;
+}
+
+struct r2_file *r2_shim_file(sqlite3_file *f)
+{
+    if (!f || f->pMethods < main_methods || f->pMethods > main_methods + 2) return NULL;
+    return file_of(f);
+}
