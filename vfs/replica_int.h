@@ -51,6 +51,7 @@ struct r2_op {
     bool known;          /* r->record holds a valid record for this remote */
     bool anew;           /* the state file was replaced: nothing is known */
     bool continues;      /* the local file holds what the pending push sent, or continues it */
+    bool unseen;         /* the file differs from base though no r2vfs connection wrote it */
 };
 
 /* wait_ms: how long another operation on this replica is waited for; R2_BUSY after that. */

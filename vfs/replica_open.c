@@ -131,6 +131,8 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
     struct r2_record *k = &r->record;
     enum r2_relation relation = r2_plan_relation(k, remote);
     enum r2_action action = r2_plan(kind, relation);
+    /* an older state file put back: the file may be the remote's version all the same */
+    if (action == R2_DO_CONFLICT && op->unseen && relation == R2_REL_NEWER) action = R2_DO_COMPARE;
     r2_bar(r, NULL);
     /* writers are alive: their close or sync() meets the conflict, unless one did already */
     bool leave = action == R2_DO_CONFLICT && !first && kind == R2_LOCAL_DIRTY &&

@@ -228,6 +228,7 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
         return R2_OK;
     }
     r->unclean = wrote;
+    op->unseen = !wrote;
     bool marked = wrote && r2_state_mark(r->state, &mark) && same_boot(live) &&
                   now.dev == k->identity.dev && now.ino == k->identity.ino;
     if (marked && mark.wal_frames) op->continues = wal_continues(op, &mark);
