@@ -29,8 +29,8 @@ static bool take_interface(char **message, const sqlite3_api_routines *api)
         return false;
     }
     if (api->libversion_number() < OLDEST) {
-        *message = api->mprintf("r2vfs: this is SQLite %s; 3.37.0 or newer is needed",
-                                api->libversion());
+        *message =
+            api->mprintf("r2vfs: this is SQLite %s; 3.37.0 or newer is needed", api->libversion());
         return false;
     }
     SQLITE_EXTENSION_INIT2(api);

@@ -65,9 +65,9 @@ static enum r2_code do_presign(struct r2_replica *r, sqlite3_value *arg, uint64_
 
 struct function {
     const char *name;
-    int args;      /* of its own; one more may name the schema */
-    bool acts;     /* needs the connection to be idle */
-    bool is_text;  /* result: text, else the version */
+    int args;     /* of its own; one more may name the schema */
+    bool acts;    /* needs the connection to be idle */
+    bool is_text; /* result: text, else the version */
     act_fn fn;
 };
 
@@ -114,13 +114,14 @@ static void call(sqlite3_context *ctx, int argc, sqlite3_value **argv)
     struct r2_err e = {.code = R2_OK};
     char text[4096] = "";
     uint64_t version = 0;
-    const char *schema =
-        argc > f->args ? (const char *)sqlite3_value_text(argv[f->args]) : "main";
+    const char *schema = argc > f->args ? (const char *)sqlite3_value_text(argv[f->args]) : "main";
     struct r2_replica *r = find(db, f->name, schema ? schema : "main", &e);
     if (r && f->acts && !idle(db, f->name, &e)) r = NULL;
     if (r && !f->fn(r, f->args ? argv[0] : NULL, &version, text, sizeof text, &e)) {
-        if (f->is_text) sqlite3_result_text(ctx, text, -1, SQLITE_TRANSIENT);
-        else sqlite3_result_int64(ctx, (sqlite3_int64)version);
+        if (f->is_text)
+            sqlite3_result_text(ctx, text, -1, SQLITE_TRANSIENT);
+        else
+            sqlite3_result_int64(ctx, (sqlite3_int64)version);
         return;
     }
     if (e.code == R2_BUSY && r)
@@ -141,8 +142,8 @@ int r2_ext_functions(sqlite3 *db)
 
 /* ---- for C ---- */
 
-static int finish(enum r2_code rc, const struct r2_err *e, uint64_t version,
-                  sqlite3_int64 *out, char **message)
+static int finish(enum r2_code rc, const struct r2_err *e, uint64_t version, sqlite3_int64 *out,
+                  char **message)
 {
     if (message) *message = rc ? sqlite3_mprintf("%s", e->text) : NULL;
     if (!rc && out) *out = (sqlite3_int64)version;

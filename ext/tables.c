@@ -1,7 +1,7 @@
 /* tables.c - r2_status and r2_requests: eponymous, read-only virtual tables.
  *
- * A table is a row of `tables`: its columns, how to fetch row n, how to give column c of it. Rows are
- * taken when a scan begins (r2_requests) or one by one (r2_status). */
+ * A table is a row of `tables`: its columns, how to fetch row n, how to give column c of it. Rows
+ * are taken when a scan begins (r2_requests) or one by one (r2_status). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,11 +64,16 @@ static void status_column(struct cursor *c, sqlite3_context *ctx, int column)
     const uint64_t numbers[] = {s->version, s->remote_version, s->dirty_pages, s->writes,
                                 s->syncs,   s->pushes,         s->pulls,       s->conflicts,
                                 s->class_a, s->class_b,        s->bytes_up,    s->bytes_down};
-    if (column < 4) sqlite3_result_text(ctx, texts[column], -1, SQLITE_TRANSIENT);
-    else if (column < 16) sqlite3_result_int64(ctx, (sqlite3_int64)numbers[column - 4]);
-    else if (column == 17) time_text(ctx, s->verified_ms);
-    else if (s->last_error[0]) sqlite3_result_text(ctx, s->last_error, -1, SQLITE_TRANSIENT);
-    else sqlite3_result_null(ctx);
+    if (column < 4)
+        sqlite3_result_text(ctx, texts[column], -1, SQLITE_TRANSIENT);
+    else if (column < 16)
+        sqlite3_result_int64(ctx, (sqlite3_int64)numbers[column - 4]);
+    else if (column == 17)
+        time_text(ctx, s->verified_ms);
+    else if (s->last_error[0])
+        sqlite3_result_text(ctx, s->last_error, -1, SQLITE_TRANSIENT);
+    else
+        sqlite3_result_null(ctx);
 }
 
 /* ---- r2_requests ---- */
@@ -87,10 +92,14 @@ static void request_column(struct cursor *c, sqlite3_context *ctx, int column)
 {
     const struct r2_request *r = &c->requests[c->n];
     const int64_t numbers[] = {r->status, (int64_t)r->bytes, r->ms, r->retries};
-    if (column == 0) time_text(ctx, r->time_ms);
-    else if (column == 1) sqlite3_result_text(ctx, r->method, -1, SQLITE_TRANSIENT);
-    else if (column == 2) sqlite3_result_text(ctx, r->key, -1, SQLITE_TRANSIENT);
-    else sqlite3_result_int64(ctx, numbers[column - 3]);
+    if (column == 0)
+        time_text(ctx, r->time_ms);
+    else if (column == 1)
+        sqlite3_result_text(ctx, r->method, -1, SQLITE_TRANSIENT);
+    else if (column == 2)
+        sqlite3_result_text(ctx, r->key, -1, SQLITE_TRANSIENT);
+    else
+        sqlite3_result_int64(ctx, numbers[column - 3]);
 }
 
 static const struct table tables[] = {

@@ -24,7 +24,8 @@ bool r2_buf_printf(struct r2_buf *b, const char *fmt, ...) __attribute__((format
 /* Copy `src` into `dst` of `room` bytes, always terminated. false when it did not fit. */
 bool r2_strcpy(char *dst, size_t room, const char *src);
 
-/* A whole string as a decimal number, nothing before or after it. false when it is none or > max. */
+/* A whole string as a decimal number, nothing before or after it. false when it is none or > max.
+ */
 bool r2_parse_u64(const char *text, uint64_t max, uint64_t *out);
 /* Exactly `digits` lower- or upper-case hex digits at `text`, nothing after them. */
 bool r2_parse_hex64(const char *text, size_t digits, uint64_t *out);
@@ -43,7 +44,8 @@ static inline uint64_t r2_get64(const uint8_t *p)
 }
 static inline void r2_put32(uint8_t *p, uint32_t v)
 {
-    p[0] = (uint8_t)(v >> 24), p[1] = (uint8_t)(v >> 16), p[2] = (uint8_t)(v >> 8), p[3] = (uint8_t)v;
+    p[0] = (uint8_t)(v >> 24), p[1] = (uint8_t)(v >> 16), p[2] = (uint8_t)(v >> 8),
+    p[3] = (uint8_t)v;
 }
 static inline void r2_put64(uint8_t *p, uint64_t v)
 {

@@ -262,7 +262,7 @@ enum r2_code r2_image_only_loose(const struct r2_image *i, const struct r2_diff 
         for (uint32_t k = 0; k < leaves; k++) {
             uint32_t leaf = r2_get32(page + 8 + 4 * (size_t)k);
             if (leaf < 1 || leaf > i->pages || !bit(left_over, leaf)) continue;
-            left_over[(leaf - 1) / 8] &= (uint8_t)~(1u << (leaf - 1) % 8); /* counts once */
+            left_over[(leaf - 1) / 8] &= (uint8_t) ~(1u << (leaf - 1) % 8); /* counts once */
             loose++;
         }
         trunk = r2_get32(page);

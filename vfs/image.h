@@ -1,6 +1,6 @@
 /* image.h - a whole database as an image: scanned from the local file or fetched from the remote,
- * with the checksum of each page; and page 1, whose four local fields are exchanged here and nowhere
- * else (DESIGN section 2, "the version's bytes and the local file's bytes"). */
+ * with the checksum of each page; and page 1, whose four local fields are exchanged here and
+ * nowhere else (DESIGN section 2, "the version's bytes and the local file's bytes"). */
 #ifndef R2_IMAGE_H
 #define R2_IMAGE_H
 
@@ -29,8 +29,8 @@ void r2_image_free(struct r2_image *i); /* closes fd and removes a file that sti
 enum r2_code r2_image_create(struct r2_image *i, const char *db_path, const char *suffix,
                              bool named, struct r2_err *e);
 
-/* Read the whole local database within l's transaction: shape, checksums, page 1; and its bytes into
- * i->fd unless that is -1. */
+/* Read the whole local database within l's transaction: shape, checksums, page 1; and its bytes
+ * into i->fd unless that is -1. */
 enum r2_code r2_image_scan(struct r2_image *i, struct r2_local *l, struct r2_err *e);
 
 /* Take over `size` bytes that were fetched into i->fd. R2_CORRUPT when they are no SQLite database
@@ -41,8 +41,8 @@ enum r2_code r2_image_adopt(struct r2_image *i, uint64_t size, struct r2_err *e)
 enum r2_code r2_image_read(void *image, uint32_t first, uint32_t count, uint8_t *to,
                            struct r2_err *e);
 
-/* Exchange the local fields of page 1 for those of a version's header (bytes 18, 19, 24..31, 40..43,
- * 92..95), in page1, sums[0] and the file. */
+/* Exchange the local fields of page 1 for those of a version's header (bytes 18,
+ * 19, 24..31, 40..43, 92..95), in page1, sums[0] and the file. */
 enum r2_code r2_image_set_fields(struct r2_image *i, const uint8_t header[R2_HEADER],
                                  struct r2_err *e);
 
@@ -65,8 +65,8 @@ enum r2_code r2_image_compare(const struct r2_image *i, const struct r2_version 
                               struct r2_err *e);
 void r2_diff_free(struct r2_diff *d);
 
-/* Are all differing pages loose: leaves of a free list that is itself unchanged? Then the content is
- * logically v's. Reads trunk pages through l. */
+/* Are all differing pages loose: leaves of a free list that is itself unchanged? Then the content
+ * is logically v's. Reads trunk pages through l. */
 enum r2_code r2_image_only_loose(const struct r2_image *i, const struct r2_diff *d,
                                  struct r2_local *l, bool *yes, struct r2_err *e);
 

@@ -1,8 +1,8 @@
 /* layout.h - how versions become objects in a bucket (DESIGN sections 2 and 3).
  *
- * A layout answers three questions over a store: what is the newest version, what are its bytes, and
- * "make this image version N+1 if N is still the newest". It holds no state of its own. The object
- * layout is layout_object.c; the log layout gets the same table. */
+ * A layout answers three questions over a store: what is the newest version, what are its bytes,
+ * and "make this image version N+1 if N is still the newest". It holds no state of its own. The
+ * object layout is layout_object.c; the log layout gets the same table. */
 #ifndef R2_LAYOUT_H
 #define R2_LAYOUT_H
 
@@ -26,11 +26,11 @@ struct r2_remote {
 
 /* Who made version N+1? */
 enum r2_maker {
-    R2_MAKER_NOBODY, /* N+1 does not exist (yet) */
-    R2_MAKER_LATEST, /* the last of our tries */
+    R2_MAKER_NOBODY,  /* N+1 does not exist (yet) */
+    R2_MAKER_LATEST,  /* the last of our tries */
     R2_MAKER_EARLIER, /* an earlier one: *which */
     R2_MAKER_OTHER,
-    R2_MAKER_HIDDEN  /* exists, but the remote has moved on and does not say */
+    R2_MAKER_HIDDEN /* exists, but the remote has moved on and does not say */
 };
 
 /* A push: make `image` version pending->v.version, in place of pending->over_etag. */

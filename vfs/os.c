@@ -97,8 +97,7 @@ enum r2_code r2_make_folders_above(const char *path, struct r2_err *e)
         *p = 0;
         if (r2_os.mkdir(part, 0777) != 0 && errno != EEXIST) {
             struct stat st;
-            if (stat(part, &st) != 0)
-                return r2_fail_errno(e, errno, "create folder %s", part);
+            if (stat(part, &st) != 0) return r2_fail_errno(e, errno, "create folder %s", part);
         }
         *p = '/';
     }
@@ -129,8 +128,7 @@ bool r2_lock_byte(int fd, off_t byte, bool exclusive, int64_t wait_ms)
 
 void r2_unlock_byte(int fd, off_t byte)
 {
-    struct flock lock = {
-        .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
     (void)fcntl(fd, SETLK, &lock);
 }
 
@@ -188,12 +186,14 @@ void r2_boot_id(uint8_t id[16])
     unsigned half = 0, at = 0;
     for (ssize_t i = 0; i < n && at < 16; i++) {
         char c = text[i];
-        unsigned d = c >= '0' && c <= '9' ? (unsigned)(c - '0')
+        unsigned d = c >= '0' && c <= '9'   ? (unsigned)(c - '0')
                      : c >= 'a' && c <= 'f' ? (unsigned)(c - 'a' + 10)
                                             : 16;
         if (d == 16) continue;
-        if (half) id[at] = (uint8_t)(id[at] | d), at++;
-        else id[at] = (uint8_t)(d << 4);
+        if (half)
+            id[at] = (uint8_t)(id[at] | d), at++;
+        else
+            id[at] = (uint8_t)(d << 4);
         half = !half;
     }
 }

@@ -43,12 +43,12 @@ enum r2_code r2_make_folders_above(const char *path, struct r2_err *e);
 bool r2_lock_byte(int fd, off_t byte, bool exclusive, int64_t wait_ms);
 void r2_unlock_byte(int fd, off_t byte);
 
-int64_t r2_now_ms(void);                   /* wall clock, ms since 1970 */
-int64_t r2_boot_ms(void);                  /* CLOCK_BOOTTIME: goes on while the machine sleeps */
+int64_t r2_now_ms(void);  /* wall clock, ms since 1970 */
+int64_t r2_boot_ms(void); /* CLOCK_BOOTTIME: goes on while the machine sleeps */
 void r2_sleep_ms(int64_t ms);
-void r2_random(void *to, size_t n);        /* from the kernel; never fails */
-uint64_t r2_random64(void);                /* never 0 */
-void r2_boot_id(uint8_t id[16]);           /* this boot of the machine; zeros when unknown */
-unsigned r2_fork_count(void);              /* how many forks lie between the load and this process */
+void r2_random(void *to, size_t n); /* from the kernel; never fails */
+uint64_t r2_random64(void);         /* never 0 */
+void r2_boot_id(uint8_t id[16]);    /* this boot of the machine; zeros when unknown */
+unsigned r2_fork_count(void);       /* how many forks lie between the load and this process */
 
 #endif

@@ -11,7 +11,8 @@ static bool lineage_known(const struct r2_version *v)
     return memcmp(v->lineage, none, sizeof none) != 0;
 }
 
-/* The same version under another ETag: copied by a tool, or our own push whose ETag we never saw. */
+/* The same version under another ETag: copied by a tool, or our own push whose ETag we never saw.
+ */
 static bool same_version(const struct r2_version *base, const struct r2_remote *remote)
 {
     if (strcmp(base->etag, remote->v.etag) == 0) return true;
@@ -39,8 +40,15 @@ enum r2_relation r2_plan_relation(const struct r2_record *record, const struct r
 
 enum r2_action r2_plan(enum r2_local_kind local, enum r2_relation remote)
 {
-    enum { NOTHING = R2_DO_NOTHING, PUSH = R2_DO_PUSH, PULL = R2_DO_PULL, COMPARE = R2_DO_COMPARE,
-           CONFLICT = R2_DO_CONFLICT, REFUSE = R2_DO_REFUSE, RESET = R2_DO_RESET };
+    enum {
+        NOTHING = R2_DO_NOTHING,
+        PUSH = R2_DO_PUSH,
+        PULL = R2_DO_PULL,
+        COMPARE = R2_DO_COMPARE,
+        CONFLICT = R2_DO_CONFLICT,
+        REFUSE = R2_DO_REFUSE,
+        RESET = R2_DO_RESET
+    };
     static const unsigned char table[8][5] = {
         /*              absent   clean     dirty     old       strange */
         /* ABSENT  */ {NOTHING, NOTHING, PUSH, PUSH, PUSH},

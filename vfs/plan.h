@@ -11,11 +11,11 @@
 
 /* The local file against what the state calls its base. */
 enum r2_local_kind {
-    R2_LOCAL_ABSENT,  /* no file, or an empty one */
-    R2_LOCAL_CLEAN,   /* holds the base */
-    R2_LOCAL_DIRTY,   /* the base, and local commits on top */
-    R2_LOCAL_OLD,     /* holds a version older than the base: a restored backup */
-    R2_LOCAL_STRANGE  /* content of which nothing is known */
+    R2_LOCAL_ABSENT, /* no file, or an empty one */
+    R2_LOCAL_CLEAN,  /* holds the base */
+    R2_LOCAL_DIRTY,  /* the base, and local commits on top */
+    R2_LOCAL_OLD,    /* holds a version older than the base: a restored backup */
+    R2_LOCAL_STRANGE /* content of which nothing is known */
 };
 
 /* The remote against the base. */
@@ -32,12 +32,12 @@ enum r2_relation {
 
 enum r2_action {
     R2_DO_NOTHING,
-    R2_DO_PUSH,     /* also a birth */
-    R2_DO_PULL,     /* take the remote; nothing local is lost */
-    R2_DO_COMPARE,  /* fetch, then: equal content is clean at that version, any other a conflict */
+    R2_DO_PUSH,    /* also a birth */
+    R2_DO_PULL,    /* take the remote; nothing local is lost */
+    R2_DO_COMPARE, /* fetch, then: equal content is clean at that version, any other a conflict */
     R2_DO_CONFLICT,
-    R2_DO_REFUSE,   /* no policy settles this: r2_resolve() must say */
-    R2_DO_RESET     /* both sides are gone: forget the state, start anew */
+    R2_DO_REFUSE, /* no policy settles this: r2_resolve() must say */
+    R2_DO_RESET   /* both sides are gone: forget the state, start anew */
 };
 
 enum r2_relation r2_plan_relation(const struct r2_record *record, const struct r2_remote *remote);

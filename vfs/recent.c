@@ -25,8 +25,10 @@ static bool entry(const char **at, uint64_t *version, uint64_t *nonce)
     memcpy(hex, p, 16);
     hex[16] = 0;
     p += 16;
-    if (*p == ',') p++;
-    else if (*p) return false;
+    if (*p == ',')
+        p++;
+    else if (*p)
+        return false;
     if (!r2_parse_u64(digits, UINT64_MAX, version) || !r2_parse_hex64(hex, 16, nonce)) return false;
     *at = p;
     return true;

@@ -102,8 +102,8 @@ static struct r2_replica *create(const char *path, const struct r2_config *confi
     r->config = *config;
     pthread_mutex_init(&r->op, NULL);
     pthread_mutex_init(&r->note, NULL);
-    if (r2_store_open(config, &r->store, e) == R2_OK &&
-        r2_make_folders_above(path, e) == R2_OK && r2_state_open(path, &r->state, e) == R2_OK)
+    if (r2_store_open(config, &r->store, e) == R2_OK && r2_make_folders_above(path, e) == R2_OK &&
+        r2_state_open(path, &r->state, e) == R2_OK)
         return r;
     destroy(r);
     return NULL;
@@ -119,16 +119,19 @@ enum r2_code r2_replica_attach(const char *path, const struct r2_config *config,
     while (r && (r->forks != forks || strcmp(r->path, path) != 0))
         r = r->next;
     if (r && strcmp(r->config.url, config->url) != 0) {
-        rc = r2_fail(e, R2_CONFIG, "%s is open in this process with the remote %s; close it before "
-                                   "opening it with %s",
+        rc = r2_fail(e, R2_CONFIG,
+                     "%s is open in this process with the remote %s; close it before "
+                     "opening it with %s",
                      path, r->config.url, config->url);
         r = NULL;
     } else if (!r && (r = create(path, config, e))) {
         r->next = replicas;
         replicas = r;
     }
-    if (r) r->refs++;
-    else if (!rc) rc = e->code;
+    if (r)
+        r->refs++;
+    else if (!rc)
+        rc = e->code;
     pthread_mutex_unlock(&registry);
     *out = r;
     return rc;

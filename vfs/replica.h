@@ -1,4 +1,5 @@
-/* replica.h - one local database file bound to one remote; shared by every connection that opens it.
+/* replica.h - one local database file bound to one remote; shared by every connection that opens
+ * it.
  *
  * The shim tells a replica what SQLite does; SQL functions ask it to act. No SQLite types here. All
  * functions may be called from any thread; operations on one replica run one at a time, also across
@@ -26,8 +27,8 @@ enum r2_code r2_replica_attach(const char *path, const struct r2_config *config,
 void r2_replica_detach(struct r2_replica *r);
 
 /* At xOpen, before the file is opened: finish what a crash left, probe, pull or settle by the
- * connection's policies. R2_OK with r2_replica_barred() set: open, but no transaction may begin until
- * r2_resolve() settled it. */
+ * connection's policies. R2_OK with r2_replica_barred() set: open, but no transaction may begin
+ * until r2_resolve() settled it. */
 enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *config,
                              struct r2_err *e);
 /* At xClose, after the file was closed: push what is dirty. `wrote`: this connection changed it. */

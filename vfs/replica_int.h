@@ -22,10 +22,10 @@ struct r2_replica {
     struct r2_state *state;
     struct r2_traffic traffic;
 
-    pthread_mutex_t op; /* one operation at a time in this process; then the state's OP lock */
-    bool joined;        /* among the state file's users */
-    bool unclean;       /* found after an unclean end: quick_check before a push (under op) */
-    bool damaged;       /* and that check failed: never push it (under op) */
+    pthread_mutex_t op;      /* one operation at a time in this process; then the state's OP lock */
+    bool joined;             /* among the state file's users */
+    bool unclean;            /* found after an unclean end: quick_check before a push (under op) */
+    bool damaged;            /* and that check failed: never push it (under op) */
     struct r2_record record; /* as last loaded or saved (under op) */
 
     pthread_mutex_t note; /* guards the sentences */
@@ -36,11 +36,11 @@ struct r2_replica {
     _Atomic uint64_t writes, syncs, pushes, pulls, conflicts;
     _Atomic uint64_t version, remote_version; /* as last known, for status */
     _Atomic int64_t verified_ms;
-    _Atomic int64_t probed_boot_ms;           /* when the last probe began; 0: never */
-    _Atomic bool behind;                      /* a newer version waits for a lock to be applied */
-    _Atomic int64_t timer_ms;                 /* sync=N: the shortest N; 0: none */
-    _Atomic int64_t pushed_boot_ms;           /* when the timer last looked */
-    enum r2_sync_mode sync_mode;              /* of the last open, for status */
+    _Atomic int64_t probed_boot_ms; /* when the last probe began; 0: never */
+    _Atomic bool behind;            /* a newer version waits for a lock to be applied */
+    _Atomic int64_t timer_ms;       /* sync=N: the shortest N; 0: none */
+    _Atomic int64_t pushed_boot_ms; /* when the timer last looked */
+    enum r2_sync_mode sync_mode;    /* of the last open, for status */
     int64_t sync_ms;
 };
 
@@ -71,14 +71,14 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
 bool r2_local_absent(struct r2_op *op);
 
 /* replica_push.c */
-struct r2_push_over { /* what a push replaces */
+struct r2_push_over {              /* what a push replaces */
     const struct r2_version *base; /* header, cookie, lineage, recent to continue; NULL: birth */
     const char *etag;              /* "": must be absent */
     uint64_t version;              /* the number to push */
 };
 enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out);
-/* Settle a push whose outcome is in doubt, by what a probe saw. May move record.base; clears pending
- * when settled (*moved: base or pending changed). */
+/* Settle a push whose outcome is in doubt, by what a probe saw. May move record.base; clears
+ * pending when settled (*moved: base or pending changed). */
 enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved);
 /* The local file within a read transaction (replica_stage.c). */
 struct r2_staged {
@@ -113,8 +113,9 @@ enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t ve
 enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local);
 
 /* replica_timer.c */
-void r2_timer_want(void);               /* a replica with sync=N exists: see that the thread runs */
-void r2_each_replica(void (*fn)(struct r2_replica *, void *), void *ctx); /* replica.c; holds refs */
+void r2_timer_want(void); /* a replica with sync=N exists: see that the thread runs */
+void r2_each_replica(void (*fn)(struct r2_replica *, void *),
+                     void *ctx);                    /* replica.c; holds refs */
 void r2_bar(struct r2_replica *r, const char *why); /* NULL: lift */
 
 #endif

@@ -87,8 +87,7 @@ static void push_leftovers(struct r2_op *op, const struct r2_config *config)
     r2_err_clear(op->call.err);
 }
 
-static enum r2_code take_remote(struct r2_op *op, struct r2_remote *remote,
-                                enum r2_local_kind kind)
+static enum r2_code take_remote(struct r2_op *op, struct r2_remote *remote, enum r2_local_kind kind)
 {
     struct r2_staged s;
     struct r2_expect expect = {.image = NULL};
@@ -195,8 +194,7 @@ static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config
     return act(op, config, first, kind, &remote);
 }
 
-enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *config,
-                             struct r2_err *e)
+enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *config, struct r2_err *e)
 {
     struct r2_op op;
     int64_t came = r2_boot_ms();

@@ -1,8 +1,8 @@
 /* replica_pull.c - bring the local file up to the remote's version, never over a dirty page.
  *
  * The download goes into a file beside the database. A database that is not there yet is that file,
- * linked into place; an existing one is changed page by page by apply.c, under SQLite's locks, after
- * a look under those locks that it still holds what was expected. */
+ * linked into place; an existing one is changed page by page by apply.c, under SQLite's locks,
+ * after a look under those locks that it still holds what was expected. */
 #include "replica_int.h"
 
 #include <errno.h>
@@ -23,8 +23,7 @@ enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_imag
     struct r2_replica *r = op->r;
     int64_t asked_ms = r2_now_ms();
     for (int turn = 0; turn < 3; turn++) {
-        enum r2_code rc =
-            r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
+        enum r2_code rc = r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
         if (rc == R2_OK) r->record.verified_ms = asked_ms;
         if (rc != R2_PRECONDITION) return rc ? r2_wrap(op->call.err, "cannot pull") : rc;
         r2_err_clear(op->call.err); /* a newer one came in between: take that */
@@ -37,7 +36,8 @@ enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_imag
 }
 
 /* A -wal or -journal that outlived its database belongs to nothing any more: SQLite would replay it
- * into the new file. The log may hold commits that were never pushed: it is renamed, not deleted. */
+ * into the new file. The log may hold commits that were never pushed: it is renamed, not deleted.
+ */
 static enum r2_code set_aside_strays(struct r2_op *op)
 {
     char from[PATH_MAX], to[PATH_MAX];
@@ -202,8 +202,8 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     memset(&k->pending, 0, sizeof k->pending);
     k->pending.kind = R2_PENDING_PULL;
     k->pending.v = remote->v;
-    enum r2_code rc = r2_state_write_sums(r->state, k->area ^ 1, 1, image->pages, image->sums,
-                                          op->call.err);
+    enum r2_code rc =
+        r2_state_write_sums(r->state, k->area ^ 1, 1, image->pages, image->sums, op->call.err);
     if (!rc) rc = r2_op_save(op);
     if (!rc && image->path[0] && r2_local_absent(op)) {
         in.seq = atomic_load(&r2_state_live(r->state)->write_seq);

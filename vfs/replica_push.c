@@ -1,8 +1,8 @@
 /* replica_push.c - make the local changes the next version, and settle pushes in doubt.
  *
  * Order of a push: stage the image under a read lock; write checksums and intent to the state file
- * and sync; only then PUT. Whatever happens after that, the next operation finds the intent and looks
- * into the remote before it does anything else (DESIGN section 3, "Push"). */
+ * and sync; only then PUT. Whatever happens after that, the next operation finds the intent and
+ * looks into the remote before it does anything else (DESIGN section 3, "Push"). */
 #include "replica_int.h"
 
 #include <inttypes.h>
@@ -131,7 +131,8 @@ static enum r2_code intend(struct r2_op *op, struct r2_staged *s, const struct r
     if (!t || t->checksum != v.checksum) { /* another content: a nonce of its own */
         if (p->tries == R2_TRIES_MAX)
             return r2_fail(op->call.err, R2_UNKNOWN,
-                           "version %" PRIu64 " of %s was tried %d times without an answer; nothing "
+                           "version %" PRIu64
+                           " of %s was tried %d times without an answer; nothing "
                            "more is sent until the remote says which of them it took",
                            v.version, k->url, R2_TRIES_MAX);
         t = &p->try[p->tries++];
@@ -139,7 +140,8 @@ static enum r2_code intend(struct r2_op *op, struct r2_staged *s, const struct r
         t->checksum = v.checksum;
         if (over->base && memcmp(over->base->lineage, none, 16) != 0)
             memcpy(t->lineage, over->base->lineage, 16);
-        else r2_random(t->lineage, 16);
+        else
+            r2_random(t->lineage, 16);
     }
     memcpy(v.lineage, t->lineage, 16);
     r2_recent_prepend(over->base ? over->base->recent : "", v.version, t->nonce, v.recent);
@@ -206,10 +208,11 @@ enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct 
     struct r2_remote seen;
     enum r2_maker maker = R2_MAKER_NOBODY;
     if (r->damaged)
-        return r2_fail(op->call.err, R2_CORRUPT,
-                       "%s failed PRAGMA quick_check after an unclean end and is not pushed; repair "
-                       "it, or take the remote's content with SELECT r2_resolve('remote')",
-                       r->path);
+        return r2_fail(
+            op->call.err, R2_CORRUPT,
+            "%s failed PRAGMA quick_check after an unclean end and is not pushed; repair "
+            "it, or take the remote's content with SELECT r2_resolve('remote')",
+            r->path);
     enum r2_code rc = intend(op, s, over);
     if (rc) return rc;
     struct r2_push push = {.pending = &k->pending,
@@ -316,8 +319,10 @@ enum r2_code r2_replica_sync(struct r2_replica *r, uint64_t *version, struct r2_
     bool carried = op.known && k->base.version && k->pending.kind == R2_PENDING_NONE &&
                    k->clean_seq != UINT64_MAX && k->clean_seq >= target;
     rc = r2_identity_of(r->path, &now, e);
-    if (rc == R2_MISSING) rc = R2_OK;
-    else if (!rc && carried && k->clean_seq > target) rc = R2_OK; /* somebody's push took it along */
+    if (rc == R2_MISSING)
+        rc = R2_OK;
+    else if (!rc && carried && k->clean_seq > target)
+        rc = R2_OK; /* somebody's push took it along */
     else if (!rc && (!carried || r2_maybe_dirty(&op, &now))) {
         op.continues = true;
         rc = r2_push_if_dirty(&op, version);

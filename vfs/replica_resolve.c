@@ -1,7 +1,9 @@
-/* replica_resolve.c - conflicts: keep the loser as a fork, then let one side win (DESIGN section 3).
+/* replica_resolve.c - conflicts: keep the loser as a fork, then let one side win (DESIGN section
+ * 3).
  *
- * Nothing is thrown away: before the remote's content replaces the local file, the local image stands
- * confirmed under KEY-forks/; before the local image replaces the remote's, the remote's does. */
+ * Nothing is thrown away: before the remote's content replaces the local file, the local image
+ * stands confirmed under KEY-forks/; before the local image replaces the remote's, the remote's
+ * does. */
 #include "replica_int.h"
 
 #include <inttypes.h>
@@ -43,16 +45,17 @@ enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t ve
     struct r2_replica *r = op->r;
     struct r2_meta meta;
     struct r2_object o;
-    int n = snprintf(key, R2_KEY_BYTES + 128, "%s-forks/%" PRIu64 "-%016" PRIx64 "-%016" PRIx64
-                     ".db", r->config.key, version, r->record.writer, r2_image_checksum(image));
+    int n =
+        snprintf(key, R2_KEY_BYTES + 128, "%s-forks/%" PRIu64 "-%016" PRIx64 "-%016" PRIx64 ".db",
+                 r->config.key, version, r->record.writer, r2_image_checksum(image));
     if (n < 0 || n >= R2_KEY_BYTES || !fork_meta(r, image, version, &meta))
         return r2_fail(op->call.err, R2_REFUSED, "the fork's key would be too long: %s", key);
-    struct r2_put put = {.key = key,
-                         .body = {.fd = image->fd,
-                                  .size = (uint64_t)image->pages * image->page_size},
-                         .when = R2_PUT_IF_ABSENT,
-                         .meta = &meta,
-                         .content_type = "application/vnd.sqlite3"};
+    struct r2_put put = {
+        .key = key,
+        .body = {.fd = image->fd, .size = (uint64_t)image->pages * image->page_size},
+        .when = R2_PUT_IF_ABSENT,
+        .meta = &meta,
+        .content_type = "application/vnd.sqlite3"};
     enum r2_code rc;
     for (int64_t pause = 100;; pause *= 2) {
         rc = r->store->ops->put(r->store, &op->call, &put, &o);
@@ -152,10 +155,11 @@ static enum r2_code remote_wins(struct r2_op *op, struct r2_remote *remote, uint
     bool nothing_local = r2_local_absent(op), equal = false;
     enum r2_code rc = R2_OK;
     if (!remote->exists)
-        return r2_fail(op->call.err, R2_REFUSED,
-                       "%s does not exist in the remote; SELECT r2_resolve('local') creates it again "
-                       "from the local file",
-                       k->url);
+        return r2_fail(
+            op->call.err, R2_REFUSED,
+            "%s does not exist in the remote; SELECT r2_resolve('local') creates it again "
+            "from the local file",
+            k->url);
     if (!nothing_local) {
         struct r2_staged s;
         rc = r2_stage(op, false, &s);
@@ -239,9 +243,8 @@ enum r2_code r2_replica_presign(struct r2_replica *r, int64_t seconds, char *url
                                 struct r2_err *e)
 {
     struct r2_buf text;
-    struct r2_call call = {.deadline_ms = r2_boot_ms() + r->config.timeout_ms,
-                           .traffic = &r->traffic,
-                           .err = e};
+    struct r2_call call = {
+        .deadline_ms = r2_boot_ms() + r->config.timeout_ms, .traffic = &r->traffic, .err = e};
     if (seconds < 1 || seconds > 604800)
         return r2_fail(e, R2_CONFIG, "r2_presign() takes 1 to 604800 seconds, not %lld",
                        (long long)seconds);

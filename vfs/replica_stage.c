@@ -135,8 +135,8 @@ static enum r2_code finish_pull(struct r2_op *op, struct r2_staged *s)
 {
     struct r2_record *k = &op->r->record;
     struct r2_diff d;
-    enum r2_code rc = r2_image_compare(&s->image, &k->pending.v, op->r->state, k->area ^ 1, &d,
-                                       op->call.err);
+    enum r2_code rc =
+        r2_image_compare(&s->image, &k->pending.v, op->r->state, k->area ^ 1, &d, op->call.err);
     if (!rc && !d.shape && d.pages == 0) {
         k->base = k->pending.v;
         k->base.local_cookie = r2_image_cookie(&s->image);
@@ -178,8 +178,7 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
     struct r2_staged s;
     enum r2_code rc = r2_stage(op, false, &s);
     /* killed between SQLite's commit and our mark: one further */
-    if (!rc && mark && !mark->wal_frames)
-        op->continues = s.identity.counter - mark->counter <= 1;
+    if (!rc && mark && !mark->wal_frames) op->continues = s.identity.counter - mark->counter <= 1;
     if (!rc && k->pending.kind == R2_PENDING_PULL) rc = finish_pull(op, &s);
     if (!rc && first && k->pending.kind == R2_PENDING_PUSH && !op->continues) {
         struct r2_diff d;

@@ -1,7 +1,7 @@
 /* replica_timer.c - sync=N: one background thread per process pushes dirty replicas when due.
  *
- * Started at the first replica that wants it, ended when none is left; a forked child starts its own.
- * An idle replica costs a look at shared memory, no request. */
+ * Started at the first replica that wants it, ended when none is left; a forked child starts its
+ * own. An idle replica costs a look at shared memory, no request. */
 #include "replica_int.h"
 
 #include <errno.h>

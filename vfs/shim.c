@@ -1,7 +1,7 @@
 /* shim.c - the VFS "r2vfs": a shim around the platform's default VFS.
  *
- * Loading:  .load build/r2vfs            (or sqlite3_auto_extension(sqlite3_r2vfs_init) when linked)
- * Using:    file:app.db?vfs=r2vfs&remote=s3://bucket/app.db     or R2VFS_REMOTE and friends
+ * Loading:  .load build/r2vfs            (or sqlite3_auto_extension(sqlite3_r2vfs_init) when
+ * linked) Using:    file:app.db?vfs=r2vfs&remote=s3://bucket/app.db     or R2VFS_REMOTE and friends
  *
  * A main database that has a remote gets a struct r2_file and the methods of shim_io.c, and so does
  * its -wal. Everything else is opened by the parent in our place: it never sees us again.
@@ -116,8 +116,7 @@ static int open_wal(const char *name, struct r2_file *p, struct r2_file *main, i
     return rc;
 }
 
-static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags,
-                     int *out_flags)
+static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags, int *out_flags)
 {
     struct r2_file *p = (struct r2_file *)(void *)f;
     (void)vfs;

@@ -11,19 +11,19 @@
 
 /* A file of a replica: the main database or its -wal. The real file follows in memory. */
 struct r2_file {
-    sqlite3_file base;         /* must be first: SQLite's view */
-    sqlite3_file *real;        /* the parent VFS's file, behind this struct */
+    sqlite3_file base;          /* must be first: SQLite's view */
+    sqlite3_file *real;         /* the parent VFS's file, behind this struct */
     struct r2_replica *replica; /* main database: ours; -wal: NULL */
-    struct r2_file *main;      /* -wal: the main database's file; else NULL */
-    struct r2_config *config;  /* main database: of this connection */
-    int lock;                  /* main database: the lock that SQLite holds */
-    bool has_shm;              /* main database: in WAL mode, its writes are checkpoints */
-    bool wal_write;            /* main database: holds WAL's write lock */
-    bool touched;              /* main database: pages written since the last commit or unlock */
-    bool committed;            /* main database: and they were committed */
-    bool wrote;                /* main database: ever */
-    struct r2_mark mark;       /* main database: how the commit in progress will look */
-    sqlite3_int64 frame_at;    /* -wal: offset of the last committing frame header; 0: none */
+    struct r2_file *main;       /* -wal: the main database's file; else NULL */
+    struct r2_config *config;   /* main database: of this connection */
+    int lock;                   /* main database: the lock that SQLite holds */
+    bool has_shm;               /* main database: in WAL mode, its writes are checkpoints */
+    bool wal_write;             /* main database: holds WAL's write lock */
+    bool touched;               /* main database: pages written since the last commit or unlock */
+    bool committed;             /* main database: and they were committed */
+    bool wrote;                 /* main database: ever */
+    struct r2_mark mark;        /* main database: how the commit in progress will look */
+    sqlite3_int64 frame_at;     /* -wal: offset of the last committing frame header; 0: none */
 };
 
 /* io_methods for a main database and a -wal, of the parent's iVersion (1..3). */

@@ -42,8 +42,8 @@ static enum r2_code map_file(struct r2_state *s, struct r2_err *e)
             return r2_fail_errno(e, rc, "make room in the state file %s", s->path);
         }
     }
-    void *at = r2_os.mmap(NULL, R2_STATE_LIVE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-                          R2_STATE_LIVE_AT);
+    void *at =
+        r2_os.mmap(NULL, R2_STATE_LIVE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, R2_STATE_LIVE_AT);
     if (at == MAP_FAILED) {
         int err = errno;
         r2_os.close(fd);
@@ -63,8 +63,10 @@ enum r2_code r2_state_open(const char *db_path, struct r2_state **out, struct r2
     enum r2_code rc = n > 0 && (size_t)n < sizeof s->path
                           ? map_file(s, e)
                           : r2_fail(e, R2_IO, "the path is too long: %s", db_path);
-    if (rc) free(s);
-    else *out = s;
+    if (rc)
+        free(s);
+    else
+        *out = s;
     return rc;
 }
 

@@ -34,7 +34,7 @@ enum {
     R2_STATE_LIVE = 4096,
     R2_STATE_SUMS_AT = R2_STATE_LIVE_AT + R2_STATE_LIVE,
     R2_SUMS_PER_BLOCK = 512,
-    R2_HEADER = 100,      /* the header of a SQLite file */
+    R2_HEADER = 100,        /* the header of a SQLite file */
     R2_RECENT_BYTES = 2560, /* 64 entries "version:nonce" of at most 38 bytes */
     R2_RECENT_MAX = 64,
     R2_TRIES_MAX = 16,
@@ -47,20 +47,20 @@ struct r2_identity {
     int64_t mtime_ns, ctime_ns;
     uint64_t wal_size; /* 0: no -wal */
     int64_t wal_mtime_ns;
-    uint32_t counter;  /* change counter of the local page 1 */
-    int64_t taken_ms;  /* wall clock when this was read */
+    uint32_t counter; /* change counter of the local page 1 */
+    int64_t taken_ms; /* wall clock when this was read */
 };
 
 /* One version: what a replica must know to compare with it and to follow it. */
 struct r2_version {
-    uint64_t version;           /* 0: none */
-    char etag[R2_ETAG_BYTES];   /* "" when not known */
-    uint8_t lineage[16];        /* zeros: none (a plain object) */
-    uint64_t checksum;          /* rolling, whole database */
+    uint64_t version;         /* 0: none */
+    char etag[R2_ETAG_BYTES]; /* "" when not known */
+    uint8_t lineage[16];      /* zeros: none (a plain object) */
+    uint64_t checksum;        /* rolling, whole database */
     uint32_t page_size, pages;
-    uint8_t header[R2_HEADER];  /* the first 100 bytes of the version's page 1 */
+    uint8_t header[R2_HEADER];    /* the first 100 bytes of the version's page 1 */
     char recent[R2_RECENT_BYTES]; /* db-recent, "" when none is valid */
-    uint32_t local_cookie;      /* the local file's schema cookie when it holds this version */
+    uint32_t local_cookie;        /* the local file's schema cookie when it holds this version */
 };
 
 enum r2_pending_kind { R2_PENDING_NONE, R2_PENDING_PUSH, R2_PENDING_PULL };
@@ -77,35 +77,35 @@ struct r2_pending {
     enum r2_pending_kind kind;
     struct r2_version v;
     char over_etag[R2_ETAG_BYTES]; /* push: the ETag it replaces, "" for a birth */
-    uint64_t seq;      /* push: write_seq of the staged content */
-    bool doubt;        /* push: at least one attempt's outcome is unknown */
-    uint32_t tries;    /* push: contents tried for v.version; the last one is v's */
+    uint64_t seq;                  /* push: write_seq of the staged content */
+    bool doubt;                    /* push: at least one attempt's outcome is unknown */
+    uint32_t tries;                /* push: contents tried for v.version; the last one is v's */
     struct r2_try try[R2_TRIES_MAX];
 };
 
 /* What the record holds. */
 struct r2_record {
-    uint64_t sequence;           /* of the record itself */
-    char url[R2_URL_BYTES];      /* bound to this remote */
+    uint64_t sequence;      /* of the record itself */
+    char url[R2_URL_BYTES]; /* bound to this remote */
     enum r2_layout_kind layout;
-    uint64_t writer;             /* random id of this replica, for fork names */
-    uint64_t highest_seen;       /* highest version ever seen in the remote */
-    int64_t verified_ms;         /* wall clock of the last conclusive answer */
-    uint8_t area;                /* 0 or 1: where the base's checksums are */
+    uint64_t writer;       /* random id of this replica, for fork names */
+    uint64_t highest_seen; /* highest version ever seen in the remote */
+    int64_t verified_ms;   /* wall clock of the last conclusive answer */
+    uint8_t area;          /* 0 or 1: where the base's checksums are */
     struct r2_version base;
     uint64_t clean_seq;          /* the local file held base when live write_seq was this */
     struct r2_identity identity; /* of the file when it was last known to hold base */
     struct r2_pending pending;
-    uint64_t conflict_version;   /* remote version a push lost against; 0: no conflict known */
-    uint32_t held;               /* contents that this file held as a version, newest first: */
+    uint64_t conflict_version; /* remote version a push lost against; 0: no conflict known */
+    uint32_t held;             /* contents that this file held as a version, newest first: */
     uint64_t held_content[R2_HELD_MAX];
 };
 
 /* The fingerprint of the last commit: a file that still carries it continues what was there. */
 struct r2_mark {
     uint64_t seq;
-    uint32_t counter;      /* rollback modes: change counter */
-    uint32_t wal_page;     /* WAL: page size, and where the log ended */
+    uint32_t counter;  /* rollback modes: change counter */
+    uint32_t wal_page; /* WAL: page size, and where the log ended */
     uint32_t wal_salt[2];
     uint32_t wal_frames;
     uint32_t wal_cksum[2];
@@ -117,7 +117,7 @@ struct r2_live {
     _Atomic uint64_t write_seq;
     _Atomic uint64_t clean_seq; /* copy of the record's, for a look without the lock */
     uint8_t boot_id[16];
-    struct r2_mark mark[2];     /* written in turn: mark[seq & 1]; a torn one has another seq */
+    struct r2_mark mark[2]; /* written in turn: mark[seq & 1]; a torn one has another seq */
     _Atomic uint64_t mark_seq;
 };
 

@@ -19,10 +19,10 @@ static const uint8_t magic[8] = {'r', '2', 'v', 'f', 's', 0, 0, 1};
 static const uint64_t order_mark = 0x0102030405060708u;
 
 struct cursor {
-    uint8_t *at;    /* next byte */
+    uint8_t *at; /* next byte */
     uint8_t *end;
     bool writing;
-    bool failed;    /* sticky */
+    bool failed; /* sticky */
 };
 
 static uint8_t *take(struct cursor *c, size_t n)
@@ -39,8 +39,10 @@ static void u64(struct cursor *c, uint64_t *v)
 {
     uint8_t *p = take(c, 8);
     if (!p) return;
-    if (c->writing) r2_put64(p, *v);
-    else *v = r2_get64(p);
+    if (c->writing)
+        r2_put64(p, *v);
+    else
+        *v = r2_get64(p);
 }
 
 static void i64(struct cursor *c, int64_t *v)
@@ -54,8 +56,10 @@ static void u32(struct cursor *c, uint32_t *v)
 {
     uint8_t *p = take(c, 4);
     if (!p) return;
-    if (c->writing) r2_put32(p, *v);
-    else *v = r2_get32(p);
+    if (c->writing)
+        r2_put32(p, *v);
+    else
+        *v = r2_get32(p);
 }
 
 /* A small number with a limit: enumerations, flags, counts. */
@@ -71,8 +75,10 @@ static void bytes(struct cursor *c, uint8_t *v, size_t n)
 {
     uint8_t *p = take(c, n);
     if (!p) return;
-    if (c->writing) memcpy(p, v, n);
-    else memcpy(v, p, n);
+    if (c->writing)
+        memcpy(p, v, n);
+    else
+        memcpy(v, p, n);
 }
 
 static void text(struct cursor *c, char *v, size_t room)

@@ -24,7 +24,10 @@ struct unit_test {
     const char *name;
     void (*fn)(void);
 };
-#define UNIT(fn) {#fn, fn}
+#define UNIT(fn)                                                                                   \
+    {                                                                                              \
+#fn, fn                                                                                    \
+    }
 
 static inline int unit_run(const char *suite, const struct unit_test *t, size_t n)
 {
@@ -52,7 +55,8 @@ static inline int unit_run(const char *suite, const struct unit_test *t, size_t 
 static inline uint8_t *unit_guarded(const void *bytes, size_t n)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (n + page - 1) / page * page;
-    uint8_t *at = mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *at =
+        mmap(NULL, body + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED || mprotect(at + body, page, PROT_NONE) != 0) abort();
     uint8_t *start = at + body - n;
     if (n) memcpy(start, bytes, n);
