@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../vfs/local.h"
 #include "../vfs/shim.h"
 #include "ext.h"
 
@@ -15,6 +16,7 @@ static int on_connection(sqlite3 *db, char **message, const struct sqlite3_api_r
 {
     (void)message;
     (void)api;
+    if (r2_local_opening()) return SQLITE_OK; /* one of our own sessions: it runs no SQL of users */
     int rc = r2_ext_functions(db);
     return rc == SQLITE_OK ? r2_ext_tables(db) : rc;
 }

@@ -25,6 +25,7 @@ From the environment, all optional:
 import atexit
 import collections
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -352,6 +353,128 @@ def shell(sql, database=None, env=None, check=True, loaded=True, timeout=DEADLIN
     return done
 
 
+class Peer:
+    """A connection of a child process: peer("SELECT ...", args) runs there and gives the rows, or
+    raises what sqlite3 raised. `stock`: a process that never loads the extension."""
+
+    CODE = """
+import json, os, sqlite3, sys
+db = None
+for line in sys.stdin:
+    sql, args = json.loads(line)
+    try:
+        if sql == "open":
+            db = sqlite3.connect(args[0], uri=True, timeout=60, isolation_level=None)
+            answer = []
+        elif sql == "close":
+            answer, db = db.close() or [], None
+        else:
+            answer = [[v.hex() if isinstance(v, bytes) else v for v in row]
+                      for row in db.execute(sql, args)]
+    except sqlite3.Error as error:
+        answer = [str(error), getattr(error, "sqlite_errorcode", None)]
+        print(json.dumps({"error": answer}), flush=True)
+        continue
+    print(json.dumps({"rows": answer}), flush=True)
+"""
+
+    def __init__(self, case, target, stock=False, env=None, **popen):
+        code = self.CODE if stock else PROLOGUE + self.CODE
+        self.child = subprocess.Popen([PYTHON, "-c", code], env=child_env(env), text=True,
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE, **popen)
+        self.pid = self.child.pid
+        case.addCleanup(self.end)
+        self("open", target)
+
+    def send(self, sql, *args):
+        tell(self.child, json.dumps([sql, args]))
+
+    def answer(self):
+        line = self.child.stdout.readline()
+        if not line:
+            raise AssertionError(f"the peer ended with {self.child.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            error = sqlite3.OperationalError(answer["error"][0])
+            error.sqlite_errorcode = answer["error"][1]
+            raise error
+        return answer["rows"]
+
+    def __call__(self, sql, *args):
+        self.send(sql, *args)
+        return self.answer()
+
+    def one(self, sql, *args):
+        return self(sql, *args)[0][0]
+
+    def close(self):
+        self("close")
+
+    def kill(self):
+        kill(self.child)
+
+    def end(self):
+        """Close the connection as a program does that ends in order."""
+        if self.child.poll() is None:
+            close(self.child)
+            try:
+                self.child.wait(DEADLINE)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait()
+        close(self.child)
+
+
+# ---------------------------------------------------------------- a version's bytes
+
+def _crc_table():
+    table = []
+    for crc in range(256):
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xD800000000000000 if crc & 1 else 0)
+        table.append(crc)
+    return table
+
+
+_CRC = _crc_table()
+
+
+def crc64(data):
+    """CRC-64/GO-ISO, bit by bit from its definition: not a line shared with what is tested."""
+    crc, table = 0xFFFFFFFFFFFFFFFF, _CRC
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc ^ 0xFFFFFFFFFFFFFFFF
+
+
+def page_size_of(data):
+    size = int.from_bytes(data[16:18], "big")
+    return 65536 if size == 1 else size
+
+
+def ltx_checksum(data):
+    """LTX's rolling checksum of a whole database."""
+    flag, size = 1 << 63, page_size_of(data)
+    checksum = flag
+    for number in range(1, len(data) // size + 1):
+        if number != 0x40000000 // size + 1:
+            page = data[(number - 1) * size:number * size]
+            checksum = flag | (checksum ^ (flag | crc64(number.to_bytes(4, "big") + page)))
+    return f"{checksum:016x}"
+
+
+def number_at(data, offset):
+    return int.from_bytes(data[offset:offset + 4], "big")
+
+
+def without_local_fields(data):
+    """A database's bytes with the four local fields of page 1 zeroed."""
+    data = bytearray(data)
+    for first, last in ((18, 19), (24, 31), (40, 43), (92, 95)):
+        data[first:last + 1] = bytes(last + 1 - first)
+    return bytes(data)
+
+
 # ---------------------------------------------------------------- test cases
 
 class Case(unittest.TestCase):
@@ -390,6 +513,24 @@ class Case(unittest.TestCase):
         self.addCleanup(proxy.stop)
         return proxy
 
+    def peer(self, name="app.db", remote=None, stock=False, env=None, **params):
+        """A Peer with this file open: another process on the same machine, or with its own file
+        another machine."""
+        target = (uri(self.path(name), vfs=None) if stock
+                  else uri(self.path(name), remote or self.remote, **params))
+        return Peer(self, target, stock, env)
+
+    def fails(self, run, *args, code=None, says=()):
+        """run(*args) raises a sqlite3 error with this extended code and these words; returns its
+        text."""
+        with self.assertRaises(sqlite3.Error) as caught:
+            run(*args)
+        if code is not None:
+            self.assertEqual(caught.exception.sqlite_errorcode, code, str(caught.exception))
+        for word in [says] if isinstance(says, str) else says:
+            self.assertIn(word, str(caught.exception))
+        return str(caught.exception)
+
     def spawn(self, code, *args, **more):
         child = spawn_python(code, *args, **more)
 
@@ -400,6 +541,17 @@ class Case(unittest.TestCase):
             close(child)
         self.addCleanup(end)
         return child
+
+
+def status(db, path=None):
+    """The row of r2_status that belongs to `path` (or the only one), as a dict."""
+    cursor = db.execute("SELECT * FROM r2_status")
+    names = [column[0] for column in cursor.description]
+    rows = [dict(zip(names, row)) for row in cursor]
+    rows = [row for row in rows if path is None or row["file"] == os.path.realpath(path)]
+    if len(rows) != 1:
+        raise AssertionError(f"r2_status has {len(rows)} rows for {path}")
+    return rows[0]
 
 
 def one(db, sql, *args):

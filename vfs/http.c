@@ -5,6 +5,7 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -189,6 +190,8 @@ static struct slot *check_out(const char *url, int64_t deadline_ms, bool *late)
     origin_of(url, origin);
     pthread_once(&fork_once, watch_fork);
     pthread_mutex_lock(&pool.lock);
+    /* exit() must not take OpenSSL down under a thread that is still sending */
+    if (!pool.curl_ready) OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
     if (!pool.curl_ready) pool.curl_ready = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
     forget_parents();
     bool turn = pool.curl_ready && wait_for_turn(deadline_ms);

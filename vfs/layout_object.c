@@ -16,6 +16,8 @@
 #include "layout.h"
 #include "os.h"
 
+enum { BULK = 8 << 20, LOOK_MS = 10000 };
+
 const struct r2_layout_ops *r2_layout_of(enum r2_layout_kind kind)
 {
     return kind == R2_LAYOUT_OBJECT ? &r2_layout_object : NULL;
@@ -160,6 +162,7 @@ static enum r2_code push(struct r2_store *store, struct r2_call *call, const cha
                          .meta = &meta,
                          .content_type = "application/vnd.sqlite3"};
     bool lost_answer = n->doubt;
+    int64_t until = call->deadline_ms, budget = until - r2_boot_ms();
     memset(seen, 0, sizeof *seen);
     if (!write_meta(&n->v, &meta)) return r2_fail(call->err, R2_IO, "metadata over R2's limit");
     for (int64_t pause = 100;; pause = pause < 2000 ? pause * 2 : pause) {
@@ -173,6 +176,9 @@ static enum r2_code push(struct r2_store *store, struct r2_call *call, const cha
             return R2_OK;
         }
         if (rc == R2_UNKNOWN) lost_answer = true;
+        /* a long upload may have used up the time: there is always some left to look */
+        if (p->size > BULK && call->deadline_ms < r2_boot_ms() + LOOK_MS)
+            call->deadline_ms = r2_boot_ms() + (budget < LOOK_MS ? budget : LOOK_MS);
         if (rc != R2_UNKNOWN && rc != R2_PRECONDITION) {
             if (!lost_answer) return rc;
             break; /* this attempt did nothing, but an earlier one may have */
@@ -187,7 +193,7 @@ static enum r2_code push(struct r2_store *store, struct r2_call *call, const cha
             return r2_fail(call->err, R2_CONFLICT,
                            "the remote is at version %" PRIu64 " of another writer",
                            seen->v.version);
-        if (r2_boot_ms() + pause >= call->deadline_ms) break;
+        if (r2_boot_ms() + pause >= until) break;
         r2_sleep_ms(pause); /* the same bytes again: they cannot land twice */
     }
     if (!call->err->text[0]) r2_fail(call->err, R2_UNKNOWN, "no attempt was answered in time");

@@ -227,6 +227,11 @@ enum r2_code r2_op_save(struct r2_op *op)
     return rc;
 }
 
+void r2_op_time(struct r2_op *op)
+{
+    op->call.deadline_ms = r2_boot_ms() + op->r->config.timeout_ms;
+}
+
 bool r2_maybe_dirty(struct r2_op *op, const struct r2_identity *now)
 {
     const struct r2_record *k = &op->r->record;

@@ -58,6 +58,7 @@ struct r2_op {
 enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms, struct r2_err *e);
 void r2_op_end(struct r2_op *op);
 enum r2_code r2_op_save(struct r2_op *op); /* record -> state file */
+void r2_op_time(struct r2_op *op);         /* a transfer begins: it has the whole timeout */
 
 /* Has anybody written since the file was last known to hold base? *now: the file as it is. */
 bool r2_maybe_dirty(struct r2_op *op, const struct r2_identity *now);
@@ -90,6 +91,8 @@ struct r2_staged {
 };
 enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out);
 void r2_staged_free(struct r2_staged *s);
+/* A pull that did not end: find out by the file's content whether it happened. */
+enum r2_code r2_finish_pull(struct r2_op *op);
 enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,
                             uint64_t *version);
 enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version);

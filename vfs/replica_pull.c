@@ -22,6 +22,7 @@ enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_imag
 {
     struct r2_replica *r = op->r;
     int64_t asked_ms = r2_now_ms();
+    r2_op_time(op);
     for (int turn = 0; turn < 3; turn++) {
         enum r2_code rc = r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
         if (rc == R2_OK) r->record.verified_ms = asked_ms;
@@ -214,8 +215,11 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     if (!rc && !done) rc = into_file(op, image, expect, busy_ms, &in);
     if (rc) {
         struct r2_err why = *op->call.err;
-        k->pending.kind = R2_PENDING_NONE; /* r2_apply leaves the old content behind */
-        (void)r2_op_save(op);
+        /* r2_apply leaves the old content behind, or says that it cannot tell */
+        if (rc != R2_UNKNOWN) {
+            k->pending.kind = R2_PENDING_NONE;
+            (void)r2_op_save(op);
+        }
         *op->call.err = why;
         return r2_wrap(op->call.err, "cannot bring %s to version %" PRIu64, r->path,
                        remote->v.version);
@@ -269,8 +273,9 @@ static enum r2_code follow(struct r2_op *op, int64_t busy_ms)
     struct r2_record *k = &op->r->record;
     struct r2_remote seen;
     bool moved, clean;
-    enum r2_code rc = r2_probe(op, &seen);
+    enum r2_code rc = r2_finish_pull(op);
     op->continues = true;
+    if (!rc) rc = r2_probe(op, &seen);
     if (!rc) rc = r2_settle(op, &seen, &moved);
     if (rc) return rc;
     enum r2_relation relation = r2_plan_relation(k, &seen);

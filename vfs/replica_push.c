@@ -219,6 +219,7 @@ enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct 
                            .image = &s->image,
                            .size = (uint64_t)s->image.pages * s->image.page_size};
     int64_t asked_ms = r2_now_ms();
+    r2_op_time(op);
     rc = r2_layout_object.push(r->store, &op->call, r->config.key, &push, &seen, &maker);
     if (rc) return push_failed(op, rc, &seen, maker, version);
     pending_landed(op, &seen);
@@ -252,9 +253,10 @@ static enum r2_code look_first(struct r2_op *op)
     struct r2_record *k = &op->r->record;
     struct r2_remote seen;
     bool moved;
+    enum r2_code rc = r2_finish_pull(op);
     bool hidden = k->base.version && !k->base.etag[0];
-    if (k->pending.kind != R2_PENDING_PUSH && !hidden) return R2_OK;
-    enum r2_code rc = r2_probe(op, &seen);
+    if (rc || (k->pending.kind != R2_PENDING_PUSH && !hidden)) return rc;
+    rc = r2_probe(op, &seen);
     if (rc && k->pending.kind == R2_PENDING_PUSH) return unknown_outcome(op);
     if (!rc) rc = r2_settle(op, &seen, &moved);
     if (rc) return rc;

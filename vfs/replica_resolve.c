@@ -57,6 +57,7 @@ enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t ve
         .meta = &meta,
         .content_type = "application/vnd.sqlite3"};
     enum r2_code rc;
+    r2_op_time(op);
     for (int64_t pause = 100;; pause *= 2) {
         rc = r->store->ops->put(r->store, &op->call, &put, &o);
         if (rc != R2_UNKNOWN && rc != R2_PRECONDITION) break;
@@ -193,7 +194,8 @@ enum r2_code r2_replica_resolve(struct r2_replica *r, const char *how, uint64_t 
     enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
     if (rc) return rc;
     op.continues = true;
-    rc = r2_probe(&op, &remote);
+    rc = r2_finish_pull(&op);
+    if (!rc) rc = r2_probe(&op, &remote);
     if (!rc) rc = r2_settle(&op, &remote, &moved);
     if (!rc && local && r2_plan_relation(&r->record, &remote) == R2_REL_SAME)
         rc = r2_push_if_dirty(&op, version);

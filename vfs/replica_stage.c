@@ -148,6 +148,21 @@ static enum r2_code finish_pull(struct r2_op *op, struct r2_staged *s)
     return rc;
 }
 
+enum r2_code r2_finish_pull(struct r2_op *op)
+{
+    struct r2_staged s;
+    if (op->r->record.pending.kind != R2_PENDING_PULL) return R2_OK;
+    enum r2_code rc = r2_stage(op, false, &s);
+    if (rc == R2_MISSING)
+        rc = R2_OK;
+    else if (!rc)
+        rc = finish_pull(op, &s);
+    if (!rc && s.equal) r2_mark_clean(op, s.seq, &s.identity, s.content);
+    op->r->record.pending.kind = rc ? R2_PENDING_PULL : R2_PENDING_NONE;
+    r2_staged_free(&s);
+    return rc ? rc : r2_op_save(op);
+}
+
 static bool held_before(const struct r2_record *k, uint64_t content)
 {
     for (uint32_t n = 0; n < k->held; n++)

@@ -6,15 +6,20 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include "os.h"
 
+enum { EXIT_WAIT_S = 60 };
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t news = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t gone = PTHREAD_COND_INITIALIZER;
 static bool running;      /* under lock, as all here */
 static unsigned its_fork; /* r2_fork_count() of the process that it runs in */
 static unsigned wants;    /* calls of r2_timer_want */
+static bool ending;       /* the process is in exit(): nothing new is begun */
 
 struct round {
     int64_t now, next; /* boot ms: when it is, when something is due next */
@@ -59,29 +64,55 @@ static void *run(void *unused)
         round.next = round.now + 60000;
         pthread_mutex_lock(&lock);
         unsigned seen = wants;
+        bool over = ending;
         pthread_mutex_unlock(&lock);
-        r2_each_replica(push_if_due, &round);
-        if (round.wanted) {
+        if (!over) r2_each_replica(push_if_due, &round);
+        if (!over && round.wanted) {
             wait_until(round.next, seen);
             continue;
         }
         pthread_mutex_lock(&lock);
-        bool over = wants == seen;
+        over = over || wants == seen;
         if (over) running = false;
+        pthread_cond_broadcast(&gone);
         pthread_mutex_unlock(&lock);
         if (over) return NULL;
     }
 }
 
+/* In exit(): a push under way is finished first, or libraries that it uses would be taken down
+ * under it. What is dirty after that stays dirty: the next open pushes it. */
+static void at_exit(void)
+{
+    struct timespec until;
+    pthread_mutex_lock(&lock);
+    ending = true;
+    wants++;
+    pthread_cond_signal(&news);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += EXIT_WAIT_S;
+    while (running && its_fork == r2_fork_count() &&
+           pthread_cond_timedwait(&gone, &lock, &until) != ETIMEDOUT) {
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void at_exit_please(void)
+{
+    atexit(at_exit);
+}
+
 void r2_timer_want(void)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     sigset_t all, was;
     pthread_t thread;
+    pthread_once(&once, at_exit_please);
     pthread_mutex_lock(&lock);
     if (its_fork != r2_fork_count()) running = false;
     wants++;
     pthread_cond_signal(&news);
-    if (!running) {
+    if (!running && !ending) {
         its_fork = r2_fork_count();
         sigfillset(&all); /* signals are the host's */
         pthread_sigmask(SIG_SETMASK, &all, &was);

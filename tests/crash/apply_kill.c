@@ -17,18 +17,21 @@ struct scene {
     const char *mode;  /* NULL: the local file is empty */
     uint32_t from, to; /* page sizes */
     int rows_from, rows_to;
-    bool log; /* WAL: a committed transaction is in the log already */
+    bool log;     /* WAL: a committed transaction is in the log already */
+    bool patches; /* the new version continues the old one: pages here and there */
 };
 static const struct scene scenes[] = {
-    {"grow", "delete", PS, PS, 60, 150, false},
-    {"shrink", "delete", PS, PS, 150, 40, false},
-    {"persist leftover", "persist", PS, PS, 100, 120, false},
-    {"smaller pages", "delete", 4096, 512, 60, 80, false},
-    {"larger pages", "delete", 512, 4096, 60, 20, false},
-    {"empty", NULL, PS, PS, 0, 60, false},
-    {"new log", "wal", PS, PS, 60, 100, false},
-    {"shrink in the log", "wal", PS, PS, 100, 30, true},
-    {"grow in the log", "wal", PS, PS, 60, 100, true},
+    {"grow", "delete", PS, PS, 60, 150, false, false},
+    {"shrink", "delete", PS, PS, 150, 40, false, false},
+    {"persist leftover", "persist", PS, PS, 100, 120, false, false},
+    {"smaller pages", "delete", 4096, 512, 60, 80, false, false},
+    {"larger pages", "delete", 512, 4096, 60, 20, false, false},
+    {"empty", NULL, PS, PS, 0, 60, false, false},
+    {"new log", "wal", PS, PS, 60, 100, false, false},
+    {"shrink in the log", "wal", PS, PS, 100, 30, true, false},
+    {"grow in the log", "wal", PS, PS, 60, 100, true, false},
+    {"patches", "delete", PS, PS, 8, 0, false, true},
+    {"patches in the log", "wal", PS, PS, 8, 0, true, true},
 };
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -59,12 +62,35 @@ static void copy(const char *from, const char *to, size_t files)
     }
 }
 
+/* Rows of t between pages of another table. */
+static void interleave(sqlite3 *db)
+{
+    kit_must(db, "CREATE TABLE other(x)");
+    for (int i = 0; i < 25; i++)
+        kit_must(db, "INSERT INTO other VALUES(randomblob(2500));"
+                     "INSERT INTO t SELECT max(id)+1, 1, randomblob(700) FROM t");
+}
+
+/* What "first" holds, with another number in every row of t. */
+static struct kit_version continued(uint32_t page_size)
+{
+    struct kit_version v = {.number = NEW, .page_size = page_size};
+    size_t n;
+    copy("first", "next", 3);
+    sqlite3 *db = kit_open(kit_path("next"));
+    kit_must(db, "UPDATE t SET ver=2; PRAGMA journal_mode=DELETE");
+    sqlite3_close(db);
+    v.bytes = kit_read_file(kit_path("next"), &n);
+    v.pages = (uint32_t)(n / page_size);
+    return v;
+}
+
 /* Make "first": the files as a scene begins, made by a process that died, so that a WAL stays. */
 static void set_stage(const struct scene *s)
 {
     drop("first");
     free(fresh.bytes);
-    fresh = kit_make(NEW, s->rows_to, s->to, 0);
+    if (!s->patches) fresh = kit_make(NEW, s->rows_to, s->to, 0);
     old_which = s->mode ? OLD : 0;
     pid_t pid = fork();
     if (pid == 0) {
@@ -74,11 +100,13 @@ static void set_stage(const struct scene *s)
         }
         sqlite3 *db = kit_open(kit_path("first"));
         kit_fill(db, OLD, s->rows_from, s->from, 0);
+        if (s->patches) interleave(db);
         kit_exec(db, "PRAGMA journal_mode=%s", s->mode);
         if (!strcmp(s->mode, "persist") || s->log) kit_must(db, "UPDATE t SET pad='log'");
         _exit(0); /* without closing */
     }
     waitpid(pid, NULL, 0);
+    if (s->patches) fresh = continued(s->to);
 }
 
 /* ---- kill ---- */
