@@ -64,7 +64,7 @@ class Emulator:
 
     def __init__(self, environ=None, own=False):
         environ = dict(os.environ if environ is None else environ)
-        self.dir = None
+        self.dir = self._bucket = None
         if own or not all(environ.get(name) for name in NAMES):
             started = subprocess.run(
                 [os.path.join(ROOT, "scripts", "r2-emulator"), "start", "--watch",
@@ -87,6 +87,12 @@ class Emulator:
         """The bucket, seen past r2vfs. endpoint: for example a FaultProxy's."""
         return Bucket(endpoint or self.endpoint, self.bucket_name, self.env["R2_ACCESS_KEY_ID"],
                       self.env["R2_SECRET_ACCESS_KEY"])
+
+    def own_bucket(self):
+        """The same one for all tests of this process."""
+        if self._bucket is None:
+            self._bucket = self.bucket()
+        return self._bucket
 
 
 _emulator = None
@@ -376,6 +382,8 @@ for line in sys.stdin:
         print(json.dumps({"error": answer}), flush=True)
         continue
     print(json.dumps({"rows": answer}), flush=True)
+if db:
+    db.close()
 """
 
     def __init__(self, case, target, stock=False, env=None, **popen):
@@ -489,7 +497,7 @@ class Case(unittest.TestCase):
         self.key = self.prefix + "/app.db"
         if self.remote_kind == "s3":
             self.emulator = emulator()
-            self.bucket = self.emulator.bucket()
+            self.bucket = self.emulator.own_bucket()
         self.remote = self.remote_of(self.key)
 
     def remote_of(self, key):

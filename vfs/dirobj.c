@@ -337,29 +337,49 @@ static enum r2_code hash_body(struct r2_dir_job *j)
     return R2_OK;
 }
 
-/* Opens the object (j->fd) and finds its ETag and metadata (j->now), a pair that belongs together.
- * Readers take no lock unless a commit seems to be under way. */
+/* The object may be what a put is just committing; its entry has no ctime yet. */
+static bool is_committing(const struct r2_dir_job *j)
+{
+    struct r2_dirmeta_entry file = {0};
+    r2_dir_stat(&file, &j->st);
+    for (unsigned i = 0; j->m.n == 2 && i < 2; i++) {
+        const struct r2_dirmeta_entry *e = &j->m.at[i];
+        if (!e->ctime && e->ino == file.ino && e->size == file.size && e->mtime == file.mtime)
+            return true;
+    }
+    return false;
+}
+
+/* Opens the object (j->fd) and finds its ETag and metadata (j->now), a pair that belongs together:
+ * a sidecar has the new entry before the body has its name, and the old one until it has lost it.
+ * So readers need no lock; they take it to let a commit end, rather than read the whole body. */
 enum r2_code r2_dir_resolve(struct r2_dir_job *j)
 {
-    for (int tries = 0; tries < 5; tries++) {
-        struct stat before = j->st;
-        enum r2_code code = look(j);
+    bool lock = false;
+    for (int changed = 0; changed < 5;) {
+        struct stat before = j->st, now;
+        bool own = lock && j->lock_fd < 0;
+        enum r2_code code = own ? r2_dir_lock(j, false) : R2_OK;
+        if (!code) code = look(j);
+        bool locked = j->lock_fd >= 0;
+        if (own) r2_dir_unlock(j);
         if (code) return code;
         if (j->seen && r2_dir_same_file(&before, &j->st)) return R2_OK;
-        j->seen = false;
-        if (!known(j) && j->lock_fd < 0) {
-            code = r2_dir_lock(j, false);
-            if (!code) code = look(j);
-            r2_dir_unlock(j);
-            if (code) return code;
+        j->seen = known(j);
+        if (j->seen) return R2_OK;
+        if (!locked && !lock && is_committing(j)) {
+            lock = true;
+            continue;
         }
-        if (!known(j)) {
-            struct stat now; /* where we may not lock: was it replaced meanwhile? */
-            if (lstat(j->body, &now) != 0 || !r2_dir_same_file(&j->st, &now)) continue;
-            code = hash_body(j);
+        if (!locked && (lstat(j->body, &now) != 0 || !r2_dir_same_file(&j->st, &now))) {
+            if (r2_dir_is_late(j)) return r2_dir_late(j);
+            lock = true; /* replaced between the two looks: not again */
+            continue;
         }
+        code = hash_body(j);
         j->seen = code == R2_OK;
         if (code != R2_BUSY) return code;
+        changed++;
     }
     return r2_fail(&j->err, R2_UNREACHABLE,
                    "another program keeps changing %s while it is read; try again later", j->body);

@@ -1,8 +1,8 @@
 /* test_http.c - the S3 store and http.c against a server that says what the test tells it to.
  *
- * The server is a few threads in this process. A test gives it rules: the first one that was not used
- * up and whose `match` is part of a request's head answers it. What the emulator never does is here:
- * lost answers, 429 and 5xx, wrong clocks, pages of others, cut bodies. */
+ * The server is a few threads in this process. A test gives it rules: the first one that was not
+ * used up and whose `match` is part of a request's head answers it. What the emulator never does is
+ * here: lost answers, 429 and 5xx, wrong clocks, pages of others, cut bodies. */
 #include "unit.h"
 
 #include "../../vfs/http.h"
@@ -21,7 +21,7 @@ enum { RULES_MAX = 16, SEEN_MAX = 64, CONNS_MAX = 64, HEAD_ROOM = 8192 };
 
 struct rule {
     const char *match;  /* NULL: any request */
-    const char *answer; /* NULL: none */
+    const char *answer; /* NULL: none. "Content-Length: ?" becomes the body's */
     bool cut;           /* hang up after it; without an answer: at once after the request */
     bool early;         /* hang up before the body was read */
     bool hang;          /* say no more until the client goes */
@@ -37,6 +37,7 @@ static struct {
     struct rule rules[RULES_MAX];
     int used[RULES_MAX];
     char heads[SEEN_MAX][HEAD_ROOM];
+    int conn_of[SEEN_MAX];
     int conn_fd[CONNS_MAX];
     pthread_t conn_thread[CONNS_MAX];
 } server = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -52,11 +53,14 @@ static bool send_all(int fd, const char *bytes, size_t n)
 }
 
 /* The next rule for this head; NULL when there is none. Takes note of the request. */
-static const struct rule *rule_for(const char *head)
+static const struct rule *rule_for(const char *head, int conn)
 {
     const struct rule *found = NULL;
     pthread_mutex_lock(&server.lock);
-    if (server.seen < SEEN_MAX) r2_strcpy(server.heads[server.seen], HEAD_ROOM, head);
+    if (server.seen < SEEN_MAX) {
+        r2_strcpy(server.heads[server.seen], HEAD_ROOM, head);
+        server.conn_of[server.seen] = conn;
+    }
     server.seen++;
     for (int i = 0; i < RULES_MAX && !found; i++) {
         const struct rule *r = &server.rules[i];
@@ -67,6 +71,16 @@ static const struct rule *rule_for(const char *head)
     }
     pthread_mutex_unlock(&server.lock);
     return found;
+}
+
+static bool send_answer(int fd, const char *answer)
+{
+    const char *mark = strstr(answer, "Content-Length: ?"), *body = strstr(answer, "\r\n\r\n");
+    char number[24];
+    if (!mark || !body) return send_all(fd, answer, strlen(answer));
+    int n = snprintf(number, sizeof number, "%zu", strlen(body + 4));
+    return send_all(fd, answer, (size_t)(mark + 16 - answer)) && send_all(fd, number, (size_t)n) &&
+           send_all(fd, mark + 17, strlen(mark + 17));
 }
 
 static void send_zeros(int fd, const struct rule *r)
@@ -81,8 +95,9 @@ static void send_zeros(int fd, const struct rule *r)
 }
 
 /* One request and its answer. false: this connection is over. */
-static bool serve_one(int fd)
+static bool serve_one(int conn)
 {
+    int fd = server.conn_fd[conn];
     char head[HEAD_ROOM], sink[65536];
     size_t n = 0;
     while (n + 1 < sizeof head) {
@@ -91,7 +106,7 @@ static bool serve_one(int fd)
         head[++n] = 0;
         if (n >= 4 && memcmp(head + n - 4, "\r\n\r\n", 4) == 0) break;
     }
-    const struct rule *r = rule_for(head);
+    const struct rule *r = rule_for(head, conn);
     const char *length = strcasestr(head, "\r\ncontent-length:");
     uint64_t left = length ? strtoull(length + 17, NULL, 10) : 0;
     if (!r || r->early) return false;
@@ -100,7 +115,7 @@ static bool serve_one(int fd)
         if (got <= 0) return false;
         left -= (uint64_t)got;
     }
-    if (r->answer && !send_all(fd, r->answer, strlen(r->answer))) return false;
+    if (r->answer && !send_answer(fd, r->answer)) return false;
     send_zeros(fd, r);
     if (r->hang) (void)!recv(fd, sink, 1, 0);
     return !r->cut && !r->hang;
@@ -109,7 +124,7 @@ static bool serve_one(int fd)
 static void *serve(void *ctx)
 {
     int i = (int)(intptr_t)ctx;
-    while (serve_one(server.conn_fd[i])) {
+    while (serve_one(i)) {
     }
     shutdown(server.conn_fd[i], SHUT_RDWR);
     return NULL;
@@ -167,8 +182,7 @@ static void again(int64_t ms)
 {
     memset(&err, 0, sizeof err);
     memset(&traffic, 0, sizeof traffic);
-    call = (struct r2_call){
-        .deadline_ms = r2_boot_ms() + ms, .traffic = &traffic, .err = &err};
+    call = (struct r2_call){.deadline_ms = r2_boot_ms() + ms, .traffic = &traffic, .err = &err};
 }
 
 static void set_rules(const struct rule *rules, size_t n)
@@ -258,7 +272,7 @@ static void want(enum r2_code code, enum r2_code wanted)
 #define OK_PUT                  STATUS("200 OK", "ETag: \"new\"\r\n", "0")
 #define OK_HEAD                 STATUS("200 OK", "ETag: \"abc\"\r\n", "5")
 #define OK_GET                  OK_HEAD "hello"
-#define ERROR(s, code, n)       STATUS(s, "", n) "<Error><Code>" code "</Code></Error>"
+#define ERROR(s, code)          STATUS(s, "", "?") "<Error><Code>" code "</Code></Error>"
 
 /* ---- what may be repeated, and what may not ---- */
 
@@ -280,7 +294,7 @@ static void nor_is_it_repeated_on_a_kept_connection(void)
     want(head_k(), R2_OK);
     want(put_when(R2_PUT_IF_ABSENT), R2_UNKNOWN);
     CU_ASSERT_EQUAL(seen("PUT "), 1);
-    CU_ASSERT_EQUAL(server.accepts, 1); /* it was the kept one */
+    CU_ASSERT_EQUAL(server.conn_of[0], server.conn_of[1]);
     stop();
 }
 
@@ -295,7 +309,7 @@ static void a_plain_put_without_an_answer_is_repeated(void)
 /* Once in doubt, a definite failure later does not end the doubt. */
 static void doubt_stays(void)
 {
-    start(RULES({.cut = true}, {.answer = ERROR("403 Forbidden", "AccessDenied", "46"), .times = 9}));
+    start(RULES({.cut = true}, {.answer = ERROR("403 Forbidden", "AccessDenied"), .times = 9}));
     want(put_when(R2_PUT_ANY), R2_UNKNOWN);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "may or may not"));
     stop();
@@ -321,7 +335,7 @@ static void failures_of_the_server_are_doubt(void)
 static void busy_is_repeated(void)
 {
     start(RULES({.answer = STATUS("503 Busy", "", "0"), .times = 2},
-                {.answer = ERROR("400 Bad", "SlowDown", "42")}, {.answer = OK_PUT}));
+                {.answer = ERROR("400 Bad", "SlowDown")}, {.answer = OK_PUT}));
     want(put_when(R2_PUT_IF_ABSENT), R2_OK);
     CU_ASSERT_EQUAL(seen("PUT "), 4);
     set_rules(RULES({.answer = STATUS("429 Slow", "", "0")}, {.answer = OK_PUT}));
@@ -386,11 +400,11 @@ static void cut_while_sending(void)
 
 static void lost_conditions(void)
 {
-    start(RULES({.answer = ERROR("412 No", "PreconditionFailed", "52")},
-                {.answer = ERROR("409 No", "ConditionalRequestConflict", "60")},
-                {.answer = ERROR("404 No", "NoSuchKey", "43")},
-                {.answer = ERROR("404 No", "NoSuchBucket", "46")},
-                {.answer = ERROR("404 No", "NoSuchKey", "43")}));
+    start(RULES({.answer = ERROR("412 No", "PreconditionFailed")},
+                {.answer = ERROR("409 No", "ConditionalRequestConflict")},
+                {.answer = ERROR("404 No", "NoSuchKey")},
+                {.answer = ERROR("404 No", "NoSuchBucket")},
+                {.answer = ERROR("404 No", "NoSuchKey")}));
     for (int i = 0; i < 3; i++)
         want(put_when(R2_PUT_IF_MATCH), R2_PRECONDITION);
     want(put_when(R2_PUT_IF_MATCH), R2_MISSING);
@@ -405,12 +419,12 @@ static void denials(void)
     static const struct {
         const char *answer, *says;
     } cases[] = {
-        {ERROR("403 No", "SignatureDoesNotMatch", "55"), "R2_SECRET_ACCESS_KEY"},
-        {ERROR("403 No", "InvalidAccessKeyId", "52"), "R2_ACCESS_KEY_ID"},
-        {ERROR("401 No", "Unauthorized", "46"), "R2_ACCESS_KEY_ID"},
-        {ERROR("403 No", "AccessDenied", "46"), "this bucket"},
-        {ERROR("400 No", "ExpiredToken", "46"), "R2_SESSION_TOKEN"},
-        {ERROR("403 No", "RequestTimeTooSkewed", "54"), "clock"},
+        {ERROR("403 No", "SignatureDoesNotMatch"), "R2_SECRET_ACCESS_KEY"},
+        {ERROR("403 No", "InvalidAccessKeyId"), "R2_ACCESS_KEY_ID"},
+        {ERROR("401 No", "Unauthorized"), "R2_ACCESS_KEY_ID"},
+        {ERROR("403 No", "AccessDenied"), "this bucket"},
+        {ERROR("400 No", "ExpiredToken"), "R2_SESSION_TOKEN"},
+        {ERROR("403 No", "RequestTimeTooSkewed"), "clock"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         start(RULES({.answer = cases[i].answer, .times = 9}));
@@ -424,8 +438,8 @@ static void denials(void)
 static void a_wrong_clock_is_corrected_once(void)
 {
     static const char *const skewed =
-        STATUS("403 No", "Date: Fri, 24 May 2030 00:00:00 GMT\r\n", "54")
-        "<Error><Code>RequestTimeTooSkewed</Code></Error>      ";
+        STATUS("403 No", "Date: Fri, 24 May 2030 00:00:00 GMT\r\n",
+               "?") "<Error><Code>RequestTimeTooSkewed</Code></Error>";
     start(RULES({.answer = skewed}, {.answer = OK_PUT, .times = 2}));
     want(put_when(R2_PUT_IF_ABSENT), R2_OK);
     CU_ASSERT_EQUAL(seen("x-amz-date: 20300524T0000"), 1);
@@ -446,7 +460,7 @@ static void a_wrong_clock_is_corrected_once(void)
 
 static void pages_of_others(void)
 {
-#define PAGE STATUS("200 OK", "Content-Type: text/html\r\n", "13") "<html></html>"
+#define PAGE STATUS("200 OK", "Content-Type: text/html\r\n", "?") "<html></html>"
     start(RULES({.match = "GET ", .answer = PAGE, .times = 9},
                 {.match = "PUT ", .answer = PAGE, .times = 9},
                 {.match = "HEAD ",
@@ -474,9 +488,10 @@ static void redirects_are_not_followed(void)
 
 static void short_bodies(void)
 {
-    start(RULES({.answer = OK_HEAD "he", .cut = true},
-                {.match = "range: bytes=2-\r\n",
-                 .answer = STATUS("206 P", "ETag: \"abc\"\r\nContent-Range: bytes 2-4/5\r\n", "3") "llo"}));
+    start(RULES(
+        {.answer = OK_HEAD "he", .cut = true},
+        {.match = "range: bytes=2-\r\n",
+         .answer = STATUS("206 P", "ETag: \"abc\"\r\nContent-Range: bytes 2-4/5\r\n", "3") "llo"}));
     want(get_k(), R2_OK); /* went on where it was cut, of the same object */
     CU_ASSERT_STRING_EQUAL(got, "hello");
     CU_ASSERT_EQUAL(object.size, 5);
@@ -663,10 +678,9 @@ static void large_bodies_outlive_the_deadline(void)
     want(store->ops->get(store, &call, "k", NULL, UINT64_MAX, &sink, &object), R2_OK);
     CU_ASSERT(r2_boot_ms() - began > 2000);
     CU_ASSERT_EQUAL(lseek(fd, 0, SEEK_END), 9437184);
-    set_rules(RULES({.answer = STATUS("200 OK", "ETag: \"abc\"\r\n", "9437184"),
-                     .body = 65536,
-                     .hang = true},
-                    {.hang = true, .times = 9}));
+    set_rules(RULES(
+        {.answer = STATUS("200 OK", "ETag: \"abc\"\r\n", "9437184"), .body = 65536, .hang = true},
+        {.hang = true, .times = 9}));
     again(300);
     want(store->ops->get(store, &call, "k", NULL, UINT64_MAX, &sink, &object), R2_UNREACHABLE);
     stop();
@@ -676,16 +690,18 @@ static void large_bodies_outlive_the_deadline(void)
 /* ---- multipart ---- */
 
 #define CREATED                                                                                    \
-    STATUS("200 OK", "", "97")                                                                     \
-    "<InitiateMultipartUploadResult><UploadId>id&amp;1</UploadId></InitiateMultipartUploadResult> " \
-    "\n"
+    STATUS("200 OK", "", "?")                                                                      \
+    "<InitiateMultipartUploadResult><UploadId>id&amp;1</UploadId></InitiateMultipartUploadResult>"
 #define COMPLETED                                                                                  \
-    STATUS("200 OK", "", "95")                                                                     \
+    STATUS("200 OK", "", "?")                                                                      \
     "<CompleteMultipartUploadResult><ETag>&quot;m-5&quot;</ETag>"                                  \
-    "</CompleteMultipartUploadResult>   "
+    "</CompleteMultipartUploadResult>"
 #define UPLOAD                                                                                     \
     {.match = "POST /pre%20fix/bkt/k?uploads=", .answer = CREATED},                                \
-        {.match = "PUT ", .answer = OK_PUT, .times = 5}, {.match = "DELETE ", .answer = GONE}
+        {.match = "PUT ", .answer = OK_PUT, .times = 5},                                           \
+    {                                                                                              \
+        .match = "DELETE ", .answer = GONE                                                         \
+    }
 #define GONE "HTTP/1.1 204 No Content\r\n\r\n"
 #define ABSENT                                                                                     \
     {                                                                                              \
@@ -728,16 +744,14 @@ static void multipart_that_works(void)
 
 static void complete_says_200_and_means_no(void)
 {
-    start(RULES(UPLOAD, ABSENT,
-                {.match = FINISH, .answer = ERROR("200 OK", "PreconditionFailed", "52")}));
+    start(
+        RULES(UPLOAD, ABSENT, {.match = FINISH, .answer = ERROR("200 OK", "PreconditionFailed")}));
     want(put_large(R2_PUT_IF_ABSENT), R2_PRECONDITION);
     CU_ASSERT_EQUAL(seen("DELETE "), 1);
-    set_rules(
-        RULES(UPLOAD, ABSENT, {.match = FINISH, .answer = ERROR("200 OK", "InvalidPart", "45")}));
+    set_rules(RULES(UPLOAD, ABSENT, {.match = FINISH, .answer = ERROR("200 OK", "InvalidPart")}));
     want(put_large(R2_PUT_IF_ABSENT), R2_REFUSED);
     CU_ASSERT_EQUAL(seen("DELETE "), 1);
-    set_rules(
-        RULES(UPLOAD, ABSENT, {.match = FINISH, .answer = ERROR("200 OK", "InternalError", "47")}));
+    set_rules(RULES(UPLOAD, ABSENT, {.match = FINISH, .answer = ERROR("200 OK", "InternalError")}));
     want(put_large(R2_PUT_IF_ABSENT), R2_UNKNOWN);
     CU_ASSERT_EQUAL(seen("DELETE "), 0); /* it may still be carried out */
     stop();
@@ -751,7 +765,7 @@ static void complete_without_an_answer(void)
     CU_ASSERT_EQUAL(seen("DELETE "), 0);
     /* the first try was refused as busy, but the upload is gone: then it was done after all? */
     set_rules(RULES(UPLOAD, ABSENT, {.match = FINISH, .answer = STATUS("503 Busy", "", "0")},
-                    {.match = FINISH, .answer = ERROR("404 No", "NoSuchUpload", "46")}));
+                    {.match = FINISH, .answer = ERROR("404 No", "NoSuchUpload")}));
     want(put_large(R2_PUT_IF_ABSENT), R2_UNKNOWN);
     CU_ASSERT_EQUAL(seen("DELETE "), 0);
     stop();
