@@ -152,7 +152,6 @@ static enum r2_code set_secret(const struct r2_config_load *l, const char *name,
                                           "holds a character that no credential has (a blank or a "
                                           "line break?)");
     if (r2_strcpy(out, room, text)) return R2_OK;
-    memset(out, 0, room);
     return r2_config_wrong_hidden(l, &v, "is too long for a credential");
 }
 

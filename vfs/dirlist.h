@@ -7,8 +7,8 @@
 #include "err.h"
 #include "store.h"
 
-#define R2_DIR_SIDE ".r2vfs" /* the hidden folder beside the objects: metadata, lock, temp files   \
-                              */
+/* The hidden folder beside the objects: metadata, lock, temp files. */
+#define R2_DIR_SIDE ".r2vfs"
 
 enum { R2_DIRLIST_NAMES = 4000000 }; /* entries of one folder that we are willing to sort */
 

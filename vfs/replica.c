@@ -11,10 +11,16 @@
 #include "buf.h"
 #include "os.h"
 
+enum {
+    STAGE_BUSY_MS = 5000, /* how long a writer's EXCLUSIVE lock is waited for */
+    WAIT_SLICE_MS = 50
+};
+
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
 static struct r2_replica *replicas;
 static char last_open_error[R2_ERR_TEXT]; /* under `registry` */
 void (*r2_log)(enum r2_code code, const char *sentence);
+void (*r2_tell)(const char *sentence);
 
 /* ---- sentences ---- */
 
@@ -100,6 +106,7 @@ static struct r2_replica *create(const char *path, const struct r2_config *confi
     }
     r->forks = r2_fork_count();
     r->config = *config;
+    atomic_store(&r->timeout_ms, config->timeout_ms);
     pthread_mutex_init(&r->op, NULL);
     pthread_mutex_init(&r->note, NULL);
     if (r2_store_open(config, &r->store, e) == R2_OK && r2_make_folders_above(path, e) == R2_OK &&
@@ -109,10 +116,29 @@ static struct r2_replica *create(const char *path, const struct r2_config *confi
     return NULL;
 }
 
+static void hold_registry(void)
+{
+    pthread_mutex_lock(&registry);
+}
+
+static void release_registry(void)
+{
+    pthread_mutex_unlock(&registry);
+}
+
+/* A child that closes what it inherited needs the registry's lock in a known state. */
+static void watch_forks(void)
+{
+    (void)r2_fork_count();
+    pthread_atfork(hold_registry, release_registry, release_registry);
+}
+
 enum r2_code r2_replica_attach(const char *path, const struct r2_config *config,
                                struct r2_replica **out, struct r2_err *e)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     enum r2_code rc = R2_OK;
+    pthread_once(&once, watch_forks);
     unsigned forks = r2_fork_count();
     pthread_mutex_lock(&registry);
     struct r2_replica *r = replicas;
@@ -149,6 +175,14 @@ void r2_replica_detach(struct r2_replica *r)
     }
     pthread_mutex_unlock(&registry);
     if (last) destroy(r);
+}
+
+bool r2_replica_shared(struct r2_replica *r)
+{
+    pthread_mutex_lock(&registry);
+    bool shared = r->refs > 1;
+    pthread_mutex_unlock(&registry);
+    return shared;
 }
 
 void r2_each_replica(void (*fn)(struct r2_replica *, void *), void *ctx)
@@ -205,11 +239,33 @@ enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms
         (void)r2_strcpy(r->record.url, sizeof r->record.url, r->config.url);
         if (!r->record.writer) r->record.writer = r2_random64();
     }
-    op->call.deadline_ms = r2_boot_ms() + r->config.timeout_ms;
+    atomic_store(&r2_state_live(r->state)->uploading, 0); /* whoever left it set is dead */
+    op->busy_ms = STAGE_BUSY_MS;
+    r2_op_time(op);
     op->call.traffic = &r->traffic;
     op->call.progress = r->config.progress;
     op->call.err = e;
     return R2_OK;
+}
+
+enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bool *skip,
+                        struct r2_err *e)
+{
+    int64_t left = atomic_load(&r->timeout_ms);
+    if (skip) *skip = false;
+    for (;;) {
+        int64_t slice = left < WAIT_SLICE_MS ? left : WAIT_SLICE_MS;
+        enum r2_code rc = r2_op_begin(op, r, slice, e);
+        if (rc != R2_BUSY) return rc;
+        bool uploading = atomic_load(&r2_state_live(r->state)->uploading);
+        if (uploading && skip) {
+            *skip = true;
+            r2_err_clear(e);
+            return R2_OK;
+        }
+        if (!uploading || !patient) left -= slice;
+        if (left <= 0) return rc;
+    }
 }
 
 void r2_op_end(struct r2_op *op)
@@ -229,7 +285,7 @@ enum r2_code r2_op_save(struct r2_op *op)
 
 void r2_op_time(struct r2_op *op)
 {
-    op->call.deadline_ms = r2_boot_ms() + op->r->config.timeout_ms;
+    op->call.deadline_ms = r2_boot_ms() + atomic_load(&op->r->timeout_ms);
 }
 
 bool r2_maybe_dirty(struct r2_op *op, const struct r2_identity *now)
@@ -318,7 +374,8 @@ static void fill(struct r2_replica *r, void *ctx)
     (void)r2_strcpy(s->file, sizeof s->file, r->path);
     (void)r2_strcpy(s->remote, sizeof s->remote, r->config.url);
     (void)r2_strcpy(s->layout, sizeof s->layout, r2_layout_object.name);
-    struct r2_config mode = {.sync = r->sync_mode, .sync_ms = r->sync_ms};
+    struct r2_config mode = {.sync = (enum r2_sync_mode)atomic_load(&r->sync_mode),
+                             .sync_ms = atomic_load(&r->sync_ms)};
     r2_config_sync_text(&mode, s->sync, sizeof s->sync);
     s->version = atomic_load(&r->version);
     s->remote_version = atomic_load(&r->remote_version);

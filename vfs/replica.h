@@ -82,6 +82,7 @@ void r2_replica_last_error(struct r2_replica *r, char *out, size_t room);
 
 /* Where sentences go that no caller sees (sqlite3_log, set by the shim). */
 extern void (*r2_log)(enum r2_code code, const char *sentence);
+extern void (*r2_tell)(const char *sentence); /* to the person in front of the process: stderr */
 void r2_log_err(struct r2_replica *r, const struct r2_err *e); /* log, and keep as last error */
 void r2_note(struct r2_replica *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -40,8 +40,9 @@ struct r2_replica {
     _Atomic bool behind;            /* a newer version waits for a lock to be applied */
     _Atomic int64_t timer_ms;       /* sync=N: the shortest N; 0: none */
     _Atomic int64_t pushed_boot_ms; /* when the timer last looked */
-    enum r2_sync_mode sync_mode;    /* of the last open, for status */
-    int64_t sync_ms;
+    _Atomic int64_t timeout_ms;     /* of the last open */
+    _Atomic int sync_mode;          /* of the last open, for status */
+    _Atomic int64_t sync_ms;
 };
 
 /* An operation in progress: lock order op, OP; ends with r2_op_end. */
@@ -52,14 +53,22 @@ struct r2_op {
     bool anew;           /* the state file was replaced: nothing is known */
     bool continues;      /* the local file holds what the pending push sent, or continues it */
     bool unseen;         /* the file differs from base though no r2vfs connection wrote it */
+    bool barred;         /* this operation ended in a refusal */
+    int64_t busy_ms;     /* how long a lock on the local file is waited for when it is staged */
 };
 
 /* wait_ms: how long another operation on this replica is waited for; R2_BUSY after that. */
 enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms, struct r2_err *e);
+/* The same with the replica's timeout. While an upload is what keeps it, waits on (`patient`), or
+ * returns at once with *skip set: what is being sent is newer than anything a probe could find. */
+enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bool *skip,
+                        struct r2_err *e);
 void r2_op_end(struct r2_op *op);
 enum r2_code r2_op_save(struct r2_op *op); /* record -> state file */
 void r2_op_time(struct r2_op *op);         /* a transfer begins: it has the whole timeout */
 
+/* Do other connections of this process have it open? */
+bool r2_replica_shared(struct r2_replica *r);
 /* Has anybody written since the file was last known to hold base? *now: the file as it is. */
 bool r2_maybe_dirty(struct r2_op *op, const struct r2_identity *now);
 /* Remember that the file holds `base` (write_seq was seq, it looked like `id`). */
@@ -67,8 +76,7 @@ void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id,
 
 /* replica_open.c */
 enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *kind);
-/* Act on what a probe saw, by the connection's policies. */
-/* The file is not there or empty. Sets aside a -wal that outlived its database. */
+/* The file is not there, or empty. */
 bool r2_local_absent(struct r2_op *op);
 
 /* replica_push.c */

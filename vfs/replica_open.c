@@ -5,11 +5,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "buf.h"
 #include "os.h"
 
-enum { OPEN_BUSY_MS = 2000 }; /* how long open readers are waited for before a pull is put off */
+enum {
+    OPEN_BUSY_MS = 2000, /* how long open readers are waited for before a pull is put off */
+    CLOSE_BUSY_MS = 500  /* how long a close waits for a writer that will close as well */
+};
 
 /* ---- acting on a plan ---- */
 
@@ -23,6 +27,7 @@ static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
     r2_log_err(r, &why);
     if (config->conflict == R2_ON_CONFLICT_ERROR) {
         r2_bar(r, why.text);
+        op->barred = true;
         r2_err_clear(op->call.err);
         return R2_OK;
     }
@@ -132,7 +137,6 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
     enum r2_action action = r2_plan(kind, relation);
     /* an older state file put back: the file may be the remote's version all the same */
     if (action == R2_DO_CONFLICT && op->unseen && relation == R2_REL_NEWER) action = R2_DO_COMPARE;
-    r2_bar(r, NULL);
     /* writers are alive: their close or sync() meets the conflict, unless one did already */
     bool leave = action == R2_DO_CONFLICT && !first && kind == R2_LOCAL_DIRTY &&
                  relation == R2_REL_NEWER && !k->conflict_version;
@@ -154,6 +158,7 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
         r2_conflict(op, relation, remote);
         r2_log_err(r, op->call.err);
         r2_bar(r, op->call.err->text);
+        op->barred = true;
         r2_err_clear(op->call.err);
         return R2_OK;
     case R2_DO_RESET:
@@ -191,22 +196,26 @@ static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config
     rc = r2_settle(op, &remote, &moved);
     if (!rc && moved) rc = r2_look_at_local(op, first, &kind);
     if (rc) return rc;
-    return act(op, config, first, kind, &remote);
+    rc = act(op, config, first, kind, &remote);
+    if (!rc && !op->barred) r2_bar(r, NULL);
+    return rc;
 }
 
 enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *config, struct r2_err *e)
 {
     struct r2_op op;
     int64_t came = r2_boot_ms();
-    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
-    if (rc) return rc;
-    r->sync_mode = config->sync;
-    r->sync_ms = config->sync_ms;
+    bool skip, absent = access(r->path, F_OK) != 0;
+    atomic_store(&r->timeout_ms, config->timeout_ms);
+    atomic_store(&r->sync_mode, (int)config->sync);
+    atomic_store(&r->sync_ms, config->sync_ms);
     if (config->sync == R2_SYNC_TIMER) {
         int64_t shortest = atomic_load(&r->timer_ms);
         if (!shortest || config->sync_ms < shortest) atomic_store(&r->timer_ms, config->sync_ms);
         r2_timer_want();
     }
+    enum r2_code rc = r2_op_wait(&op, r, absent, absent ? NULL : &skip, e);
+    if (rc || (!absent && skip)) return rc;
     /* threads that opened at once share the probe that began after they came */
     bool shared = r->joined && op.known && atomic_load(&r->probed_boot_ms) > came &&
                   !atomic_load(&r->behind) && !r2_local_absent(&op);
@@ -226,9 +235,11 @@ enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *conf
     if (r2_replica_foreign(r) || config->sync == R2_SYNC_MANUAL || atomic_load(&r->barred))
         return R2_OK;
     /* a reader's close need not wait for somebody else's upload */
-    enum r2_code rc = r2_op_begin(&op, r, wrote ? r->config.timeout_ms : 0, e);
+    enum r2_code rc = wrote ? r2_op_wait(&op, r, true, NULL, e) : r2_op_begin(&op, r, 0, e);
     if (rc == R2_BUSY && !wrote) return R2_OK;
     if (rc) return rc;
+    bool others = r2_replica_shared(r);
+    if (others) op.busy_ms = CLOSE_BUSY_MS;
     if (!r2_local_absent(&op)) {
         rc = r2_identity_of(r->path, &now, e);
         if (!rc && (r2_maybe_dirty(&op, &now) || !r->record.base.version)) {
@@ -239,5 +250,6 @@ enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *conf
     r2_op_end(&op);
     if (!rc) return R2_OK;
     r2_log_err(r, e);
-    return rc;
+    /* a transaction of another connection is in the way: its own close pushes both */
+    return rc == R2_BUSY && others ? R2_OK : rc;
 }

@@ -18,6 +18,8 @@
 #include "ltx.h"
 #include "os.h"
 
+enum { PULL_BUSY_MS = 5000, REFRESH_BUSY_MS = 200 };
+
 enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_image *image)
 {
     struct r2_replica *r = op->r;
@@ -302,9 +304,9 @@ enum r2_code r2_replica_pull(struct r2_replica *r, uint64_t *version, struct r2_
     if (r2_replica_foreign(r))
         return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
     if (r2_replica_barred(r, e)) return e->code;
-    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
     if (rc) return rc;
-    rc = follow(&op, 5000);
+    rc = follow(&op, PULL_BUSY_MS);
     *version = r->record.base.version;
     r2_op_end(&op);
     if (rc) r2_log_err(r, e);
@@ -325,13 +327,14 @@ enum r2_code r2_replica_refresh(struct r2_replica *r, const struct r2_config *co
     struct r2_op op;
     bool strict = !config->refresh_open && config->refresh_ms == 0;
     int64_t came = r2_boot_ms();
-    enum r2_code rc = r2_op_begin(&op, r, strict ? r->config.timeout_ms : 0, e);
-    if (rc == R2_BUSY && !strict) return R2_OK; /* an upload is under way: next time */
+    bool skip = false;
+    enum r2_code rc = strict ? r2_op_wait(&op, r, false, &skip, e) : r2_op_begin(&op, r, 0, e);
+    if (skip || (rc == R2_BUSY && !strict)) return R2_OK; /* an upload is under way */
     if (rc) return rc;
     /* a probe that began after this transaction asked is as good as one of its own */
     if (atomic_load(&r->probed_boot_ms) <= came || atomic_load(&r->behind)) {
         uint64_t known_conflict = r->record.conflict_version;
-        rc = follow(&op, 0);
+        rc = follow(&op, strict ? REFRESH_BUSY_MS : 0);
         if (rc == R2_CONFLICT) { /* the local content goes on; sync() will say it again */
             if (known_conflict != r->record.conflict_version) r2_log_err(r, e);
             rc = R2_OK;

@@ -220,7 +220,9 @@ enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct 
                            .size = (uint64_t)s->image.pages * s->image.page_size};
     int64_t asked_ms = r2_now_ms();
     r2_op_time(op);
+    atomic_store(&r2_state_live(r->state)->uploading, 1);
     rc = r2_layout_object.push(r->store, &op->call, r->config.key, &push, &seen, &maker);
+    atomic_store(&r2_state_live(r->state)->uploading, 0);
     if (rc) return push_failed(op, rc, &seen, maker, version);
     pending_landed(op, &seen);
     k->pending.kind = R2_PENDING_NONE;
@@ -314,7 +316,7 @@ enum r2_code r2_replica_sync(struct r2_replica *r, uint64_t *version, struct r2_
     if (r2_replica_barred(r, e)) return e->code;
     /* what was committed before this call is in any push that is staged after it */
     uint64_t target = atomic_load(&r2_state_live(r->state)->write_seq);
-    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
     if (rc) return rc;
     struct r2_record *k = &r->record;
     *version = k->base.version;

@@ -76,7 +76,11 @@ enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t ve
         return rc;
     }
     r2_err_clear(op->call.err);
-    r2_note(r, "the losing image of a conflict over %s was kept as %s", r->config.url, key);
+    char text[R2_ERR_TEXT];
+    snprintf(text, sizeof text, "the losing image of a conflict over %.300s was kept as %.600s",
+             r->config.url, key);
+    r2_note(r, "%s", text);
+    if (r2_tell) r2_tell(text);
     return R2_OK;
 }
 
@@ -191,7 +195,7 @@ enum r2_code r2_replica_resolve(struct r2_replica *r, const char *how, uint64_t 
                        how);
     if (r2_replica_foreign(r))
         return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
-    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
     if (rc) return rc;
     op.continues = true;
     rc = r2_finish_pull(&op);
@@ -232,7 +236,7 @@ enum r2_code r2_replica_remote_version(struct r2_replica *r, uint64_t *version, 
 {
     struct r2_op op;
     struct r2_remote remote;
-    enum r2_code rc = r2_op_begin(&op, r, r->config.timeout_ms, e);
+    enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
     if (rc) return rc;
     rc = r2_probe(&op, &remote);
     *version = !rc && remote.exists ? remote.v.version : 0;
@@ -245,8 +249,9 @@ enum r2_code r2_replica_presign(struct r2_replica *r, int64_t seconds, char *url
                                 struct r2_err *e)
 {
     struct r2_buf text;
-    struct r2_call call = {
-        .deadline_ms = r2_boot_ms() + r->config.timeout_ms, .traffic = &r->traffic, .err = e};
+    struct r2_call call = {.deadline_ms = r2_boot_ms() + atomic_load(&r->timeout_ms),
+                           .traffic = &r->traffic,
+                           .err = e};
     if (seconds < 1 || seconds > 604800)
         return r2_fail(e, R2_CONFIG, "r2_presign() takes 1 to 604800 seconds, not %lld",
                        (long long)seconds);

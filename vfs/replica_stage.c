@@ -12,8 +12,6 @@
 #include "buf.h"
 #include "os.h"
 
-enum { STAGE_BUSY_MS = 5000 }; /* how long a writer's EXCLUSIVE lock is waited for */
-
 void r2_staged_free(struct r2_staged *s)
 {
     r2_image_free(&s->image);
@@ -67,7 +65,7 @@ enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out)
     out->seq = atomic_load(&r2_state_live(op->r->state)->write_seq);
     if (keep_bytes)
         rc = r2_image_create(&out->image, op->r->path, "-r2-stage", false, op->call.err);
-    if (!rc) rc = r2_local_open(op->r->path, STAGE_BUSY_MS, &l, op->call.err);
+    if (!rc) rc = r2_local_open(op->r->path, op->busy_ms, &l, op->call.err);
     if (!rc) rc = stage(op, l, out);
     r2_local_close(l);
     return rc ? r2_wrap(op->call.err, "cannot read %s", op->r->path) : R2_OK;

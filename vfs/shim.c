@@ -63,6 +63,11 @@ static void log_to_sqlite(enum r2_code code, const char *sentence)
     sqlite3_log(code ? r2_shim_code(code) : SQLITE_NOTICE, "r2vfs: %s", sentence);
 }
 
+static void tell_on_stderr(const char *sentence)
+{
+    fprintf(stderr, "r2vfs: %s\n", sentence);
+}
+
 /* ---- xOpen ---- */
 
 static const char *uri_value(void *name, const char *key)
@@ -262,6 +267,7 @@ int r2_shim_register(bool make_default, char **message)
             shim.mxPathname = parent->mxPathname;
             r2_local_set_vfs(parent->zName);
             r2_log = log_to_sqlite;
+            r2_tell = tell_on_stderr;
         }
     }
     if (rc == SQLITE_OK && (make_default || !sqlite3_vfs_find("r2vfs")))

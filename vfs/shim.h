@@ -18,6 +18,7 @@ struct r2_file {
     struct r2_config *config;   /* main database: of this connection */
     int lock;                   /* main database: the lock that SQLite holds */
     bool has_shm;               /* main database: in WAL mode, its writes are checkpoints */
+    bool began;                 /* main database: xLock(SHARED) has begun the transaction */
     bool wal_write;             /* main database: holds WAL's write lock */
     bool touched;               /* main database: pages written since the last commit or unlock */
     bool committed;             /* main database: and they were committed */

@@ -125,6 +125,7 @@ static int main_lock(sqlite3_file *f, int level)
     if (level == SQLITE_LOCK_SHARED && p->lock == SQLITE_LOCK_NONE) {
         int rc = begin(p);
         if (rc) return rc;
+        p->began = true;
     }
     int rc = p->real->pMethods->xLock(p->real, level);
     if (rc == SQLITE_OK && level > p->lock) p->lock = level;
@@ -197,8 +198,9 @@ static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
 {
     struct r2_file *p = file_of(f);
     if (flags == (SQLITE_SHM_LOCK | SQLITE_SHM_SHARED) && slot >= SHM_READ0 && !p->wal_write) {
-        int rc = begin(p);
+        int rc = p->began ? SQLITE_OK : begin(p); /* the first one begins with xLock */
         if (rc) return rc;
+        p->began = false;
     }
     int rc = p->real->pMethods->xShmLock(p->real, slot, n, flags);
     if (rc == SQLITE_OK && slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE) {

@@ -105,13 +105,16 @@ enum r2_code r2_state_lock(struct r2_state *s, int64_t wait_ms, bool *anew, stru
         /* deleted or replaced: the old mapping stays for threads that still look at it */
         struct r2_live *old = atomic_load(&s->live);
         int old_fd = s->fd;
-        uint64_t seq = atomic_load(&old->write_seq);
         bool joined = s->joined, alone;
         enum r2_code rc = map_file(s, e);
         if (rc) {
             r2_unlock_byte(old_fd, OP_BYTE);
             return rc;
         }
+        /* only now: of an emptied file the old mapping was unreadable until it grew again */
+        uint64_t seq = atomic_load(&old->write_seq);
+        r2_unlock_byte(old_fd, OP_BYTE); /* the old mapping would keep them beyond the close */
+        r2_unlock_byte(old_fd, USERS_BYTE);
         r2_os.close(old_fd);
         uint64_t fresh = 0;
         atomic_compare_exchange_strong(&r2_state_live(s)->write_seq, &fresh, seq + 1);
@@ -155,6 +158,8 @@ enum r2_code r2_state_load(struct r2_state *s, const char *url, struct r2_record
         out->writer = writer;
         return R2_MISSING;
     }
+    /* the copy is written after the sync: a power loss may have left it behind */
+    atomic_store(&r2_state_live(s)->clean_seq, out->clean_seq);
     return R2_OK;
 }
 
@@ -170,7 +175,10 @@ enum r2_code r2_state_save(struct r2_state *s, struct r2_record *r, struct r2_er
     uint64_t slot = r->sequence & 1;
     rc = r2_write_at(s->fd, bytes, sizeof bytes, slot * R2_STATE_SLOT, e);
     if (!rc) rc = r2_sync_fd(s->fd, s->path, e);
-    if (rc) return r2_wrap(e, "write the state file %s", s->path);
+    if (rc) {
+        r->sequence--; /* tried again, it goes into the same slot: the other is the valid one */
+        return r2_wrap(e, "write the state file %s", s->path);
+    }
     atomic_store(&r2_state_live(s)->clean_seq, r->clean_seq);
     return R2_OK;
 }

@@ -119,6 +119,7 @@ struct r2_live {
     uint8_t boot_id[16];
     struct r2_mark mark[2]; /* written in turn: mark[seq & 1]; a torn one has another seq */
     _Atomic uint64_t mark_seq;
+    _Atomic uint32_t uploading; /* whoever holds the OP lock is sending: it may take long */
 };
 
 struct r2_state;

@@ -196,6 +196,17 @@ static void credentials_are_never_shown(void)
     }
 }
 
+static void a_refused_configuration_keeps_no_credential(void)
+{
+    CU_ASSERT_EQUAL(LOAD("?remote=s3://bkt/k", "R2_ACCOUNT_ID=abc", "R2_ACCESS_KEY_ID=HUSH",
+                         "R2_SECRET_ACCESS_KEY=a b"),
+                    R2_CONFIG);
+    CU_ASSERT_PTR_NULL(memmem(&got, sizeof got, "HUSH", 4));
+    CU_ASSERT_EQUAL(LOAD("?remote=s3://bkt/k", "R2_ACCOUNT_ID=abc", "R2_ACCESS_KEY_ID=a",
+                         "R2_SECRET_ACCESS_KEY=a\x7f"),
+                    R2_CONFIG);
+}
+
 static void credentials_in_the_uri_are_refused(void)
 {
     static const char *const names[] = {"access_key", "secret_access_key", "AWS_SECRET_ACCESS_KEY",
@@ -512,7 +523,8 @@ static void getenv_knows_the_real_root(void)
 UNIT_MAIN("config", UNIT(nothing_given_passes_through), UNIT(defaults_are_as_documented),
           UNIT(file_remote_needs_no_credentials), UNIT(wrong_remotes_are_explained),
           UNIT(good_keys_are_kept_as_they_are), UNIT(lengths_are_limited_from_both_sides),
-          UNIT(credentials_are_never_shown), UNIT(credentials_in_the_uri_are_refused),
+          UNIT(credentials_are_never_shown), UNIT(a_refused_configuration_keeps_no_credential),
+          UNIT(credentials_in_the_uri_are_refused),
           UNIT(prefix_takes_the_base_name_or_the_path_below_the_root),
           UNIT(a_long_path_below_a_long_prefix_is_refused), UNIT(the_uri_beats_the_environment),
           UNIT(options_have_limits), UNIT(options_arrive),

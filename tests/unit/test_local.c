@@ -163,8 +163,12 @@ static void wal_frames_are_folded_in(void)
         int fd = open(kit_path("w.db-wal"), O_RDONLY);
         CU_ASSERT_EQUAL(r2_wal_scan(file_read, &fd, NULL, NULL, &scan, &e), R2_OK);
         close(fd);
-        CU_ASSERT_EQUAL(memcmp(&scan, &end, sizeof end), 0);
-        CU_ASSERT_TRUE(end.frames > 100);
+        if (i < 6) {
+            CU_ASSERT_EQUAL(memcmp(&scan, &end, sizeof end), 0);
+            CU_ASSERT_TRUE(end.frames > 100);
+        } else {
+            CU_ASSERT_EQUAL(end.frames, 0); /* the spill has begun the log anew */
+        }
         CU_ASSERT_EQUAL(r2_local_end(l, &e), R2_OK);
     }
     CU_ASSERT_EQUAL(r2_local_begin_read(l, &e), R2_OK);
@@ -448,7 +452,7 @@ static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int fl
         struct r2_local *l = NULL;
         struct r2_err e = {0};
         shim_result = r2_local_open(name, 0, &l, &e) == R2_OK &&
-                      r2_local_begin_write(l, &e) == R2_OK && which_image(l) == 1;
+                      r2_local_begin_write(l, &e) == R2_OK && image_is_file(l, name);
         r2_local_close(l);
     }
     return real->xOpen(real, name, f, flags, out);

@@ -476,6 +476,29 @@ static void get_is_not_torn_by_a_put(void)
     end();
 }
 
+/* A put between a reader's open of the body and its look at the sidecar: no old body without its
+ * metadata comes of it. */
+static int open_after_a_put(const char *path, int flags, mode_t mode)
+{
+    if (strstr(path, "k.meta") && puts_left-- == 1 && put("k", "new body", "2") != R2_OK) abort();
+    return real.open(path, flags, mode);
+}
+
+static void head_is_not_mixed_by_a_put(void)
+{
+    struct r2_object o;
+    begin();
+    CU_ASSERT_EQUAL(put("k", "old body", "1"), R2_OK);
+    puts_left = 1;
+    r2_os.open = open_after_a_put;
+    CU_ASSERT_EQUAL(head("k", &o), R2_OK);
+    r2_os = real;
+    CU_ASSERT_TRUE(puts_left < 1);
+    CU_ASSERT_STRING_EQUAL(o.meta.text, "v: 2\n");
+    CU_ASSERT_TRUE(is("k", "new body", "2"));
+    end();
+}
+
 static void leftovers_are_swept(void)
 {
     begin();
@@ -549,4 +572,5 @@ UNIT_MAIN("store_dir", UNIT(put_get_head_delete), UNIT(conditions), UNIT(plain_f
           UNIT(large_bodies_from_and_to_files), UNIT(requests_are_reported),
           UNIT(listing_is_in_key_order), UNIT(presigned_urls), UNIT(deadlines_leave_the_old),
           UNIT(readers_do_not_wait_and_writers_do), UNIT(get_is_not_torn_by_a_put),
-          UNIT(leftovers_are_swept), UNIT(sidecar_is_checked_byte_for_byte))
+          UNIT(head_is_not_mixed_by_a_put), UNIT(leftovers_are_swept),
+          UNIT(sidecar_is_checked_byte_for_byte))
