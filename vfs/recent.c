@@ -29,6 +29,7 @@ static bool entry(const char **at, uint64_t *version, uint64_t *nonce)
         p++;
     else if (*p)
         return false;
+    if (!*p && p[-1] == ',') return false; /* cut off */
     if (!r2_parse_u64(digits, UINT64_MAX, version) || !r2_parse_hex64(hex, 16, nonce)) return false;
     *at = p;
     return true;
@@ -64,6 +65,7 @@ void r2_recent_prepend(const char *base, uint64_t version, uint64_t nonce,
         if (v >= version || len + (size_t)n >= R2_RECENT_BYTES) break;
         memcpy(out + len, text, (size_t)n + 1);
         len += (size_t)n;
+        version = v;
     }
 }
 

@@ -99,6 +99,9 @@ struct r2_staged {
 };
 enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out);
 void r2_staged_free(struct r2_staged *s);
+/* Is it an earlier version of this replica, put back by hand (its change counter went back, too)?
+ */
+bool r2_held_before(const struct r2_record *k, const struct r2_staged *s);
 /* A pull that did not end: find out by the file's content whether it happened. */
 enum r2_code r2_finish_pull(struct r2_op *op);
 enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,

@@ -66,10 +66,7 @@ static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config
         r2_mark_clean(op, s.seq, &s.identity, s.content);
         if (!rc) rc = r2_op_save(op);
     }
-    bool held = false; /* the content of an earlier version: a backup, nothing is lost */
-    for (uint32_t n = 0; !rc && n < k->held; n++)
-        held = held || k->held_content[n] == s.content;
-    if (!rc && !equal && held) {
+    if (!rc && !equal && r2_held_before(k, &s)) { /* a backup: nothing is lost */
         struct r2_expect expect = {.image = &s.image};
         rc = r2_install(op, remote, &image, &expect, OPEN_BUSY_MS);
     } else if (!rc && !equal) {

@@ -161,11 +161,16 @@ enum r2_code r2_finish_pull(struct r2_op *op)
     return rc ? rc : r2_op_save(op);
 }
 
-static bool held_before(const struct r2_record *k, uint64_t content)
+static bool held(const struct r2_record *k, uint64_t content)
 {
     for (uint32_t n = 0; n < k->held; n++)
         if (k->held_content[n] == content) return true;
     return false;
+}
+
+bool r2_held_before(const struct r2_record *k, const struct r2_staged *s)
+{
+    return s->identity.counter < k->identity.counter && held(k, s->content);
 }
 
 /* Content that is not the base's: commits on top of it, an old version put back, or a stranger? A
@@ -174,9 +179,10 @@ static bool held_before(const struct r2_record *k, uint64_t content)
 static enum r2_local_kind kind_of(const struct r2_record *k, const struct r2_staged *s,
                                   bool vouched)
 {
-    if (vouched) return R2_LOCAL_DIRTY;
-    if (held_before(k, s->content)) return R2_LOCAL_OLD;
-    if (s->identity.counter > k->identity.counter) return R2_LOCAL_DIRTY;
+    if (vouched || s->identity.counter > k->identity.counter) return R2_LOCAL_DIRTY;
+    if (r2_held_before(k, s)) return R2_LOCAL_OLD;
+    /* in WAL mode a commit may have led back to an earlier content, or somebody put it back */
+    if (held(k, s->content)) return R2_LOCAL_STRANGE;
     bool same_file = s->identity.dev == k->identity.dev && s->identity.ino == k->identity.ino;
     return same_file && s->identity.counter == k->identity.counter ? R2_LOCAL_DIRTY
                                                                    : R2_LOCAL_STRANGE;

@@ -5,6 +5,7 @@ call.
 The seed of everything random is printed; R2VFS_SEED=... repeats a run."""
 
 import ctypes
+import functools
 import hashlib
 import os
 import platform
@@ -115,15 +116,22 @@ def copy_of(path, folder):
 
 # ---------------------------------------------------------------- both kinds of remote
 
+@functools.lru_cache(None)
+def _bucket(emulator):
+    return emulator.bucket()            # a client takes longer to make than a database
+
+
 class CrashCase(support.Case):
     """A case whose remote is looked at past r2vfs, be it a folder or R2."""
+
+    remote_kind = "file"                # until use()
 
     def use(self, kind, key=None):
         """From now on a new key on this kind of remote."""
         self.remote_kind = kind
         if kind == "s3":
             self.emulator = support.emulator()
-            self.bucket = self.emulator.bucket()
+            self.bucket = _bucket(self.emulator)
         self.count = getattr(self, "count", 0) + 1
         self.key = key or f"{self.prefix}/{self.count}/app.db"
         self.remote = self.remote_of(self.key)

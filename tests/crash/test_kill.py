@@ -91,9 +91,12 @@ class KillCase(CrashCase):
         try:
             support.connect(path, self.remote).close()
         except support.sqlite3.Error:
-            pass
+            # SQLite cannot even begin to read it; what the remote has is still to be had
+            os.unlink(path)
+            support.connect(path, self.remote).close()
         there, _ = self.head()
         self.assertLessEqual(synced, there)
+        self.assertEqual(plain_look(path)[0], there)
         return there
 
     damaged = 0
@@ -369,13 +372,26 @@ class SystemCalls(KillCase):
             self.assertLessEqual(self.BOTH, self.all_rows(there))
         self.kill_all("resolve local", make, check)
 
+    def with_free_pages(self, path):
+        """Room for a commit that does not grow the file: page counts will not give the damage
+        away."""
+        there = self.seed_rows(path, 1, 6, "delete")
+        db = support.connect(path, self.remote)
+        for _ in range(20):
+            db.execute("INSERT INTO junk VALUES(randomblob(9000))")
+        db.execute("DELETE FROM junk")
+        db.close()
+        return there
+
     def test_no_journal(self):
         """journal_mode OFF and MEMORY: a file that the kill damaged is never pushed."""
         def make(path, mode):
-            tell = self.started(path, "delete")
+            there = self.with_free_pages(path)
 
             def work():
-                tell()
+                for n in there:
+                    say("c", n)
+                say("s")
                 db = support.connect(path, self.remote)
                 db.execute(f"PRAGMA journal_mode={mode}")
                 mark()
@@ -392,7 +408,7 @@ class SystemCalls(KillCase):
         seen = 0
         for at in range(1, 7):
             path = self.world("file")
-            there = self.seed_rows(path, 1, 6, "delete")
+            there = self.with_free_pages(path)
             other = self.spawn(
                 "sys.path.insert(0, sys.argv[3]); import crashkit\n"
                 "db = connect(sys.argv[1], sys.argv[2]); one(db, 'SELECT count(*) FROM t')\n"
@@ -408,7 +424,6 @@ class SystemCalls(KillCase):
                 db.execute("PRAGMA journal_mode=off")
                 mark()
                 step(db, 11)
-            # not the child that _trace() would take for its own: it waits for any
             result = run_traced(work, at)
             acks(result.said)
             copy = crashkit.copy_of(path, tempfile.mkdtemp(dir=self.folder))
@@ -471,48 +486,18 @@ class Requests(KillCase):
         out, _ = child.communicate(timeout=support.DEADLINE)
         return acks(out.splitlines())
 
-    def one_kill(self, mode, action, nth):
-        """False: the run has fewer requests than that."""
-        path = self.world("s3")
-        first = self.seed_rows(path, 1, 3, mode)
-        other = path.replace("/a/", "/b/")
-        os.makedirs(os.path.dirname(other))
-        shutil.copyfile(path, other)    # an old copy, without a state: the writer begins with a GET
-        first |= self.seed_rows(path, 4, 5)
-        rule = getattr(self.faults, action)(nth=nth) if nth else None
-        child = self.writer(other, mode, 21)
-        if not nth:
-            committed, synced = acks(support.finish(child).splitlines())
-            self.check(other, committed | first, synced | first)
-            return
-        rule.wait_hit()
-        committed, synced = self.finished(child)
-        rule.release()
-        self.faults.settle()            # what was held has landed by now
-        self.faults.clear_rules()
-        here = set()
-        if committed:
-            here = committed | first
-        # what was put there by cp and not recognised yet is a fork once it is settled: version 1
-        self.check_other(other, here, synced | first)
-
-    def check_other(self, path, committed, synced):
-        self.assertLessEqual(committed | synced, self.all_rows(path))
-        forks = len(self.forks())
-        self.check(path, committed, synced, forks=max(forks, 1))
-
     def test_every_request(self):
         for mode in ("delete", "wal"):
             self.faults.clear()
-            self.one_kill_plain(mode, None, 0)
+            self.at_request(mode, None, 0)
             n = len(self.faults.requests)
             self.assertGreater(n, 4)
             for action in ("hold", "hold_answer"):
                 for nth in range(1, n + 1):
                     with self.subTest(mode=mode, action=action, nth=nth):
-                        self.one_kill_plain(mode, action, nth)
+                        self.at_request(mode, action, nth)
 
-    def one_kill_plain(self, mode, action, nth):
+    def at_request(self, mode, action, nth):
         path = self.world("s3")
         other = path.replace("/a/", "/b/")
         os.makedirs(os.path.dirname(other))
@@ -538,15 +523,15 @@ class Requests(KillCase):
         made by the process that opens the file again, or by one that had it open all the time."""
         for mode in ("delete", "wal"):
             for alive in (False, True):
-                for when in ("before", "between", "after"):
-                    with self.subTest(mode=mode, alive=alive, when=when):
-                        self.late_put(mode, alive, when)
+                for more in (False, True):
+                    for when in ("before", "between", "after"):
+                        with self.subTest(mode=mode, alive=alive, more=more, when=when):
+                            self.late_put(mode, alive, more, when)
 
-    def late_put(self, mode, alive, when):
+    def late_put(self, mode, alive, more, when):
         path = self.world("s3")
-        there = self.seed_rows(path, 1, 3, mode)
+        there = self.seed_rows(path, 1, 3, mode) | {21}
         base = int(self.bucket.head(self.key).meta["db-version"])
-        neighbour = None
         env = {"R2_ENDPOINT": self.faults.endpoint}
         if alive:
             neighbour = self.spawn(SYNCER, path, self.remote, env=env)
@@ -554,38 +539,44 @@ class Requests(KillCase):
         stuck = self.faults.hold(method="PUT", key="app")
         child = self.writer(path, mode, 21)
         stuck.wait_hit()
-        committed, synced = self.finished(child)
-        self.assertEqual((committed, synced), ({21}, set()))
-        db = support.plain(path)        # one more commit, so that the next push has other bytes
-        step(db, 22)
-        db.close()
+        self.assertEqual(self.finished(child), ({21}, set()))
+        if more:                        # so that the next push has other bytes
+            db = support.plain(path)
+            step(db, 22)
+            db.close()
+            there |= {22}
 
         def land():
             stuck.release()
             self.landed(base + 1)
         if when == "before":
             land()
-        second = self.faults.hold(method="PUT", key="app")
-        third = self.faults.hold_answer(method="PUT", key="app", nth=2) if when == "after" else None
+        # without `more` and after `before`, nothing is left to push
+        second = self.faults.hold(method="PUT", key="app", nth=1) if when == "between" else None
         if not alive:
             neighbour = self.spawn(SYNCER, path, self.remote, env=env)
         if alive:
             support.tell(neighbour)
-        second.wait_hit()
-        if when == "between":
+        if second:
+            second.wait_hit()
             land()
-        second.release()
+            second.release()
         if not alive:
             support.expect(neighbour, "ready")
             support.tell(neighbour)
         support.expect(neighbour, "done")
         stuck.release()
-        if third:
-            third.release()
-        support.finish(neighbour)
+        neighbour.stdin.close()
+        self.assertEqual(neighbour.wait(support.DEADLINE), 0)
         self.faults.settle()
         self.faults.clear_rules()
-        self.check(path, there | {21, 22}, there | {21, 22})
+        if mode == "wal" and more and not alive and self.forks():
+            # stock SQLite folded the log in, and with it the proof that row 22 continues what was
+            # pushed: kept as a fork, as DESIGN has it for an unclean end over a landed intent
+            self.assertEqual(when, "before")
+            self.assertLessEqual(there, self.all_rows())
+            return
+        self.check(path, there, there)
 
     def landed(self, version):
         while int(self.bucket.head(self.key).meta["db-version"]) < version:

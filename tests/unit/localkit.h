@@ -1,5 +1,5 @@
-/* localkit.h - what the tests of local.h and apply.h share: real databases made by stock SQLite, and
- * stock SQLite as their judge.
+/* localkit.h - what the tests of local.h and apply.h share: real databases made by stock SQLite,
+ * and stock SQLite as their judge.
  *
  * The code under test calls SQLite through sqlite3_api. With ext/entry.c in the link it is defined
  * there (compile with -DR2_HAVE_ENTRY), else here; kit_start() fills it in both cases. */
@@ -201,8 +201,8 @@ static KIT_UNUSED bool kit_same(const struct kit_version *v, const uint8_t *b, s
 {
     if (n != (size_t)v->pages * v->page_size) return false;
     for (size_t i = 0; i < n; i++) {
-        bool local = i == 18 || i == 19 || (i >= 24 && i < 32) || (i >= 40 && i < 44) ||
-                     (i >= 92 && i < 96);
+        bool local =
+            i == 18 || i == 19 || (i >= 24 && i < 32) || (i >= 40 && i < 44) || (i >= 92 && i < 96);
         if (!local && b[i] != v->bytes[i]) return false;
     }
     return r2_get32(b + 28) == v->pages;

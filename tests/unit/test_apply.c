@@ -1,4 +1,5 @@
-/* test_apply.c - applying a version in every journal mode, beside other connections and processes. */
+/* test_apply.c - applying a version in every journal mode, beside other connections and processes.
+ */
 #include "localkit.h"
 
 static const uint32_t sizes[] = {512, 1024, 4096, 16384, 65536};
@@ -15,7 +16,8 @@ static sqlite3 *open_mode(const char *path, const char *mode)
 static void page_1_fields(void)
 {
     uint8_t page[100], local[100], want[100];
-    for (int i = 0; i < 100; i++) page[i] = (uint8_t)(i + 100), local[i] = (uint8_t)i;
+    for (int i = 0; i < 100; i++)
+        page[i] = (uint8_t)(i + 100), local[i] = (uint8_t)i;
     r2_put32(local + 24, 0xffffffffu);
     r2_put32(local + 40, 7);
     memcpy(want, page, sizeof want);
@@ -30,7 +32,8 @@ static void page_1_fields(void)
     CU_ASSERT_EQUAL(memcmp(page, want, sizeof want), 0);
 }
 
-/* Beside an idle connection with a warm cache: grow, the same size, shrink; raw bytes at the end. */
+/* Beside an idle connection with a warm cache: grow, the same size, shrink; raw bytes at the end.
+ */
 static void one_round(const char *mode, uint32_t ps, int vacuum)
 {
     const char *path = kit_path("a.db");
@@ -68,7 +71,8 @@ static void every_mode_and_page_size(void)
 {
     kit_start();
     for (size_t m = 0; m < COUNT(modes); m++)
-        for (size_t s = 0; s < COUNT(sizes); s++) one_round(modes[m], sizes[s], 0);
+        for (size_t s = 0; s < COUNT(sizes); s++)
+            one_round(modes[m], sizes[s], 0);
     kit_stop();
 }
 
@@ -76,7 +80,8 @@ static void auto_vacuum_databases(void)
 {
     kit_start();
     for (int vacuum = 1; vacuum <= 2; vacuum++)
-        for (size_t m = 0; m < COUNT(modes); m++) one_round(modes[m], 1024, vacuum);
+        for (size_t m = 0; m < COUNT(modes); m++)
+            one_round(modes[m], 1024, vacuum);
     kit_stop();
 }
 
@@ -85,7 +90,8 @@ static void sectors_larger_than_pages(void)
 {
     kit_start();
     r2_raw_hook.sector = 4096;
-    for (size_t m = 0; m < COUNT(modes); m++) one_round(modes[m], 512, 0), one_round(modes[m], 1024, 0);
+    for (size_t m = 0; m < COUNT(modes); m++)
+        one_round(modes[m], 512, 0), one_round(modes[m], 1024, 0);
     r2_raw_hook.sector = 65536;
     one_round("delete", 4096, 0), one_round("wal", 4096, 0);
     r2_raw_hook.sector = 0;
@@ -174,7 +180,8 @@ static void statements_are_prepared_again(void)
         sqlite3 *db = kit_open(path), *other = kit_open(kit_path("other.db"));
         kit_must(db, "CREATE TABLE a1(x); CREATE TABLE z(x)");
         kit_must(other, "CREATE TABLE b1(x); CREATE TABLE a1(x)");
-        CU_ASSERT_EQUAL(kit_int(db, "PRAGMA schema_version"), kit_int(other, "PRAGMA schema_version"));
+        CU_ASSERT_EQUAL(kit_int(db, "PRAGMA schema_version"),
+                        kit_int(other, "PRAGMA schema_version"));
         sqlite3_close(other);
         kit_exec(db, "PRAGMA journal_mode=%s", modes[m]);
         sqlite3_stmt *s;
@@ -213,7 +220,8 @@ static void a_wal_reader_keeps_its_snapshot(void)
         CU_ASSERT_EQUAL(kit_apply(path, &w, 0, &e), R2_OK);
         CU_ASSERT_EQUAL(kit_which(db), before);
         CU_ASSERT_EQUAL(kit_which_file(path), i + 12);
-        CU_ASSERT_EQUAL(kit_exec(db, "DELETE FROM t"), SQLITE_BUSY); /* a stale snapshot can't write */
+        CU_ASSERT_EQUAL(kit_exec(db, "DELETE FROM t"),
+                        SQLITE_BUSY); /* a stale snapshot can't write */
         kit_must(db, "COMMIT");
         CU_ASSERT_EQUAL(kit_which(db), i + 12);
         kit_must(db, "PRAGMA wal_checkpoint(PASSIVE)");
@@ -384,11 +392,12 @@ static void beyond_the_lock_page(void)
     CU_ASSERT_TRUE_FATAL(v.bytes != MAP_FAILED && map);
     memset(v.bytes + (size_t)(LOCK - 2) * PS, 0x55, 5 * (size_t)PS);
     map[0] = 1;
-    for (uint32_t p = LOCK - 1; p <= END; p++) map[(p - 1) / 8] |= (uint8_t)(1 << ((p - 1) % 8));
+    for (uint32_t p = LOCK - 1; p <= END; p++)
+        map[(p - 1) / 8] |= (uint8_t)(1 << ((p - 1) % 8));
     for (int again = 0; again < 2; again++) {
         /* 0: fails after the writes, SQLite plays our journal back; 1: succeeds */
-        struct r2_apply a = {.page_size = PS, .pages = END, .write_map = map,
-                             .read = kit_version_read, .ctx = &v};
+        struct r2_apply a = {
+            .page_size = PS, .pages = END, .write_map = map, .read = kit_version_read, .ctx = &v};
         CU_ASSERT_EQUAL_FATAL(r2_local_begin_write(l, &e), R2_OK);
         CU_ASSERT_EQUAL(r2_local_read_pages(l, 1, 1, v.bytes, &e), R2_OK);
         if (again == 0) a.pages = LOCK;
@@ -434,8 +443,8 @@ static void a_reader_that_fails(void)
         CU_ASSERT_EQUAL_FATAL(r2_local_begin_write(l, &e), R2_OK);
         uint8_t *map = kit_diff(l, &v);
         map[1] = 0; /* pages 9..16 stay: several runs */
-        struct r2_apply a = {.page_size = 512, .pages = v.pages, .write_map = map,
-                             .read = failing_read, .ctx = &v};
+        struct r2_apply a = {
+            .page_size = 512, .pages = v.pages, .write_map = map, .read = failing_read, .ctx = &v};
         CU_ASSERT_EQUAL(r2_apply(l, &a, &e), R2_UNREACHABLE);
         CU_ASSERT_PTR_NOT_NULL(strstr(e.text, "lost its source"));
         CU_ASSERT_EQUAL(r2_local_end(l, &e), R2_OK);
@@ -495,8 +504,8 @@ static void refused_requests(void)
     kit_stop();
 }
 
-/* The journal lies beside the file that a link leads to, where every SQLite looks for it; and '?', '%'
- * and '#' in names are just characters. */
+/* The journal lies beside the file that a link leads to, where every SQLite looks for it; and '?',
+ * '%' and '#' in names are just characters. */
 static int kill_when_truncated(void *ctx, enum r2_raw_op op, sqlite3_file *f, const void *bytes,
                                int n, int64_t at)
 {
@@ -571,7 +580,8 @@ static void other_processes_see_old_or_new(void)
         kit_exec(db, "PRAGMA journal_mode=%s", modes[m]);
         sqlite3_close(db);
         struct kit_version v[8];
-        for (int i = 0; i < 8; i++) v[i] = kit_make(i + 2, 40 + 30 * i, 1024, 0);
+        for (int i = 0; i < 8; i++)
+            v[i] = kit_make(i + 2, 40 + 30 * i, 1024, 0);
         pid_t pid[2];
         for (int i = 0; i < 2; i++)
             if ((pid[i] = fork()) == 0) stock_process(path, i == 1);
@@ -605,7 +615,8 @@ static void other_processes_see_old_or_new(void)
             CU_ASSERT_EQUAL(WEXITSTATUS(how), 0);
         }
         CU_ASSERT_EQUAL(kit_which_file(path), 1000);
-        for (int i = 0; i < 8; i++) free(v[i].bytes);
+        for (int i = 0; i < 8; i++)
+            free(v[i].bytes);
     }
     kit_stop();
 }

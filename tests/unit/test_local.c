@@ -194,9 +194,9 @@ static void wal_frames_are_folded_in(void)
 static void the_image_stays(void)
 {
     static const char *const before[] = {
-        "PRAGMA wal_checkpoint(PASSIVE)",                              /* slot 0: all is copied */
-        "UPDATE t SET pad='x' WHERE id=1",                             /* a read mark */
-        "PRAGMA wal_checkpoint(TRUNCATE)",                             /* an empty log */
+        "PRAGMA wal_checkpoint(PASSIVE)",  /* slot 0: all is copied */
+        "UPDATE t SET pad='x' WHERE id=1", /* a read mark */
+        "PRAGMA wal_checkpoint(TRUNCATE)", /* an empty log */
         "PRAGMA wal_checkpoint(PASSIVE);UPDATE t SET pad='x' WHERE id=2", /* a part is copied */
     };
     struct r2_err e = {0};
@@ -297,7 +297,8 @@ static void images_beside_a_busy_writer(void)
     kit_stop();
 }
 
-/* A process that died in the middle leaves a hot journal, or a log with an unfinished transaction. */
+/* A process that died in the middle leaves a hot journal, or a log with an unfinished transaction.
+ */
 static void what_a_dead_process_left(void)
 {
     struct r2_err e = {0};
@@ -419,7 +420,8 @@ static void tidying_the_log(void)
     off_t small = size_of(wal);
     r2_local_tidy_wal(l);
     CU_ASSERT_EQUAL(size_of(wal), small); /* too short to be worth it */
-    while (size_of(wal) < 1100 * 536) kit_must(db, "UPDATE t SET pad=randomblob(100)");
+    while (size_of(wal) < 1100 * 536)
+        kit_must(db, "UPDATE t SET pad=randomblob(100)");
     kit_must(reader, "BEGIN; SELECT * FROM t LIMIT 1");
     r2_local_tidy_wal(l); /* a reader is in the way: it is left alone, and nobody waits for it */
     CU_ASSERT_TRUE(size_of(wal) > 1000 * 536);
