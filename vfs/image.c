@@ -133,6 +133,11 @@ static enum r2_code check_shape(struct r2_image *i, uint64_t size, struct r2_err
                        (unsigned long long)size, page_size);
     if (size / page_size > UINT32_MAX - 1)
         return r2_fail(e, R2_CORRUPT, "it has more pages than SQLite can have");
+    /* the header's own count, where SQLite would believe it: cut off at the end of a page? */
+    uint32_t told = r2_get32(head + AT_PAGES);
+    if (told > size / page_size && memcmp(head + AT_COUNTER, head + AT_VALID_FOR, 4) == 0)
+        return r2_fail(e, R2_CORRUPT, "it ends after %llu of %u pages",
+                       (unsigned long long)(size / page_size), told);
     i->page_size = page_size;
     i->pages = (uint32_t)(size / page_size);
     return R2_OK;
@@ -252,8 +257,11 @@ enum r2_code r2_image_only_loose(const struct r2_image *i, const struct r2_diff 
     uint32_t trunk = r2_get32(i->page1 + AT_TRUNK), loose = 0;
     enum r2_code rc = page && left_over ? R2_OK : r2_fail(e, R2_NOMEM, "out of memory");
     if (!rc) memcpy(left_over, d->map, i->pages / 8 + 1);
-    /* each trunk accounts for itself and its leaves: the count in the header bounds the walk */
-    for (int64_t left = r2_get32(i->page1 + AT_FREE); !rc && trunk && left > 0;) {
+    /* each trunk accounts for itself and its leaves: the count in the header bounds the walk, and
+     * the size bounds that: a hostile list may run in a circle */
+    int64_t left = r2_get32(i->page1 + AT_FREE);
+    if (left > i->pages) left = i->pages;
+    while (!rc && trunk && left > 0) {
         if (trunk > i->pages || bit(d->map, trunk)) break;
         rc = r2_local_read_pages(l, trunk, 1, page, e);
         if (rc) break;

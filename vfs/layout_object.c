@@ -35,7 +35,7 @@ static enum r2_code bad_meta(struct r2_err *e, const char *key, const char *name
 static enum r2_code read_meta(const struct r2_object *o, const char *key, struct r2_remote *out,
                               struct r2_err *e)
 {
-    char value[R2_RECENT_BYTES];
+    char value[R2_META_BYTES + 1]; /* room for any: too long is not "none" */
     out->v.version = 1; /* a plain file that somebody put there */
     if (r2_meta_get(&o->meta, "db-version", value, sizeof value)) {
         if (!r2_parse_u64(value, INT64_MAX, &out->v.version) || out->v.version == 0)

@@ -12,6 +12,7 @@
 
 enum {
     OPEN_BUSY_MS = 2000, /* how long open readers are waited for before a pull is put off */
+    OFFLINE_MS = 3000,   /* how long offline=allow waits for an answer */
     CLOSE_BUSY_MS = 500  /* how long a close waits for a writer that will close as well */
 };
 
@@ -176,7 +177,10 @@ static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config
     r->joined = true;
     enum r2_code rc = r2_look_at_local(op, first, &kind);
     if (rc) return rc;
+    if (config->offline_allow && kind != R2_LOCAL_ABSENT && config->timeout_ms > OFFLINE_MS)
+        op->call.deadline_ms = r2_boot_ms() + OFFLINE_MS; /* there is something to go on with */
     rc = r2_probe(op, &remote);
+    r2_op_time(op);
     if (rc == R2_UNREACHABLE && config->offline_allow && kind != R2_LOCAL_ABSENT) {
         r2_log_err(r, op->call.err);
         r2_note(r, "%s: working offline with the local copy (version %" PRIu64 ")", r->path,

@@ -68,6 +68,43 @@ static void tell_on_stderr(const char *sentence)
     fprintf(stderr, "r2vfs: %s\n", sentence);
 }
 
+/* ---- which -wal belongs to which main database ---- */
+
+/* sqlite3_database_file_object() would tell, but only for a name that SQLite's pager made, below no
+ * other shim: with the name that a multiplexor makes up it follows a wild pointer, and with another
+ * shim on top it finds that one's file. Both hand a main database's name down as it is. */
+static pthread_mutex_t main_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct r2_file *mains;
+
+void r2_shim_remember(struct r2_file *p)
+{
+    pthread_mutex_lock(&main_lock);
+    p->next = mains;
+    mains = p;
+    pthread_mutex_unlock(&main_lock);
+}
+
+void r2_shim_forget(struct r2_file *p)
+{
+    pthread_mutex_lock(&main_lock);
+    struct r2_file **at = &mains;
+    while (*at && *at != p)
+        at = &(*at)->next;
+    if (*at) *at = p->next;
+    pthread_mutex_unlock(&main_lock);
+}
+
+static struct r2_file *main_of(const char *wal)
+{
+    const char *name = sqlite3_filename_database(wal);
+    pthread_mutex_lock(&main_lock);
+    struct r2_file *p = mains;
+    while (p && p->name != name)
+        p = p->next;
+    pthread_mutex_unlock(&main_lock);
+    return p;
+}
+
 /* ---- xOpen ---- */
 
 static const char *uri_value(void *name, const char *key)
@@ -98,6 +135,8 @@ static int open_main(const char *name, struct r2_file *p, int flags, int *out_fl
     }
     if (!why && rc == SQLITE_OK) {
         p->config = config;
+        p->name = name;
+        r2_shim_remember(p);
         p->base.pMethods = r2_shim_main_methods(p->real->pMethods->iVersion);
         return SQLITE_OK;
     }
@@ -130,7 +169,7 @@ static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int fl
     p->real->pMethods = NULL;
     if (name && flags & SQLITE_OPEN_MAIN_DB) return open_main(name, p, flags, out_flags);
     if (name && flags & SQLITE_OPEN_WAL) {
-        struct r2_file *main = r2_shim_file(sqlite3_database_file_object(name));
+        struct r2_file *main = main_of(name);
         if (main) return open_wal(name, p, main, flags, out_flags);
     }
     return parent->xOpen(parent, name, f, flags, out_flags);

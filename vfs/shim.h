@@ -16,6 +16,8 @@ struct r2_file {
     struct r2_replica *replica; /* main database: ours; -wal: NULL */
     struct r2_file *main;       /* -wal: the main database's file; else NULL */
     struct r2_config *config;   /* main database: of this connection */
+    const char *name;           /* main database: as SQLite gave it, the same memory */
+    struct r2_file *next;       /* main database: the next open one */
     int lock;                   /* main database: the lock that SQLite holds */
     bool has_shm;               /* main database: in WAL mode, its writes are checkpoints */
     bool began;                 /* main database: xLock(SHARED) has begun the transaction */
@@ -32,6 +34,9 @@ const sqlite3_io_methods *r2_shim_main_methods(int version);
 const sqlite3_io_methods *r2_shim_wal_methods(int version);
 /* The replica's file behind `f`; NULL when it is not one of ours, or not a main database. */
 struct r2_file *r2_shim_file(sqlite3_file *f);
+/* A main database is open under p->name, until it is forgotten: its -wal finds it by that. */
+void r2_shim_remember(struct r2_file *p);
+void r2_shim_forget(struct r2_file *p);
 
 /* Register the VFS "r2vfs" around the platform's default; idempotent. */
 int r2_shim_register(bool make_default, char **message);

@@ -73,6 +73,7 @@ static int main_close(sqlite3_file *f)
     /* after the real close: a -wal is folded in by now, and our own session is not in its way */
     if (r2_replica_close(p->replica, p->config, p->wrote, &e))
         r2_shim_report(p->replica, &e, "at close");
+    r2_shim_forget(p);
     r2_replica_detach(p->replica);
     sqlite3_free(p->config);
     return rc;

@@ -248,6 +248,7 @@ static void exactly_the_local_fields(void)
         CU_ASSERT_EQUAL(r2_image_set_fields(&i, v.bytes, &err), R2_OK); /* and back */
         CU_ASSERT_EQUAL(r2_image_checksum(&i), whole);
         memcpy(v.bytes, now, R2_HEADER);
+        v.bytes[95] ^= 1; /* or its size field would count */
         free(now);
         r2_image_free(&i);
     }
