@@ -136,9 +136,14 @@ class Bucket:
                                           retries={"max_attempts": 0}))
         self._extra = threading.local()
         self.client.meta.events.register("before-call.s3", self._add_headers)
+        self.client.meta.events.register("before-send.s3", self._do_not_expect)
 
     def _add_headers(self, params, **_):
         params["headers"].update(getattr(self._extra, "headers", None) or {})
+
+    @staticmethod
+    def _do_not_expect(request, **_):
+        request.headers.pop("Expect", None)     # neither R2 nor the emulator answers it: 1 s each
 
     def _call(self, method, headers=None, **args):
         import botocore.exceptions

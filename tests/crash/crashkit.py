@@ -4,6 +4,7 @@ call.
 
 The seed of everything random is printed; R2VFS_SEED=... repeats a run."""
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -12,7 +13,6 @@ import platform
 import random
 import shutil
 import signal
-import sqlite3
 import struct
 import sys
 import tempfile
@@ -118,7 +118,9 @@ def copy_of(path, folder):
 
 @functools.lru_cache(None)
 def _bucket(emulator):
-    return emulator.bucket()            # a client takes longer to make than a database
+    bucket = emulator.bucket()          # a client takes longer to make than a database
+    atexit.register(bucket.client.close)
+    return bucket
 
 
 class CrashCase(support.Case):

@@ -7,7 +7,6 @@ After each kill:
  and no fork is made, because there was no conflict (but where the test makes one)."""
 
 import os
-import shutil
 import signal
 import tempfile
 import time

@@ -35,7 +35,8 @@ def each(modes=MODES, kinds=KINDS, **more):
                 for mode in modes:
                     for value in values:
                         args = {name: value} if name else {}
-                        with self.subTest(kind=kind, mode=mode, **args):
+                        shown = {name: getattr(value, "__name__", value)} if name else {}
+                        with self.subTest(kind=kind, mode=mode, **shown):
                             self.world(kind)
                             body(self, mode, **args)
         return test
@@ -776,6 +777,7 @@ class NoRoom(LostCase):
                 fill, free = self.place()
                 self.write(1, 5, mode)
                 db = support.connect(self.file, self.remote)
+                rows(db)                # in WAL mode even a reader needs room for its -shm
                 fill()
                 with self.assertRaises(support.sqlite3.OperationalError):
                     for n in range(6, 60):

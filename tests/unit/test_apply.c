@@ -2,6 +2,10 @@
  */
 #include "localkit.h"
 
+#include <errno.h>
+
+enum { ROUNDS = 60, LAST = 1000 }; /* of the test with other processes */
+
 static const uint32_t sizes[] = {512, 1024, 4096, 16384, 65536};
 static const char *const modes[] = {"delete", "truncate", "persist", "memory", "off", "wal"};
 #define COUNT(a) (sizeof(a) / sizeof *(a))
@@ -541,14 +545,15 @@ static void links_and_odd_names(void)
     kit_stop();
 }
 
-/* A stock process reads (and in turn writes) without a pause while versions are applied. */
-static void stock_process(const char *path, bool writes)
+/* A stock process reads (and in turn writes) without a pause while versions are applied; it says
+ * after each look that it has had one. */
+static void stock_process(const char *path, bool writes, int tell)
 {
     sqlite3 *db = kit_open(path), *other = kit_open(path);
-    sqlite3_busy_timeout(db, 20000), sqlite3_busy_timeout(other, 20000);
+    sqlite3_busy_timeout(db, 600000), sqlite3_busy_timeout(other, 600000);
     kit_must(db, "PRAGMA cache_size=10; PRAGMA wal_autocheckpoint=50");
     int last = 0, seen = 0;
-    for (int i = 0;; i++) {
+    for (int i = 0; last != LAST; i++) {
         sqlite3 *c = i % 3 ? db : other;
         kit_must(c, "BEGIN");
         int v = kit_which(c);
@@ -557,67 +562,95 @@ static void stock_process(const char *path, bool writes)
         kit_must(c, "COMMIT");
         seen += v != last;
         last = v;
-        if (writes && i % 2) {
-            /* builds on whatever is there; the sum of its writes must not bring old rows back */
+        if (writes && i % 2) { /* builds on whatever is there, and must not bring old rows back */
             int rc = kit_exec(c, "UPDATE t SET pad=randomblob(200) WHERE id %% 7 = %d", i % 7);
             if (rc != SQLITE_OK && rc != SQLITE_BUSY) _exit(5);
         }
-        if (last == 1000) break;
+        if (write(tell, "l", 1) != 1 && errno != EAGAIN && errno != EPIPE) _exit(6);
     }
     sqlite3_close(db), sqlite3_close(other);
-    _exit(seen > 3 ? 0 : 6);
+    _exit(seen > ROUNDS / 4 ? 0 : 7);
+}
+
+/* The version's rows with another number. */
+static struct kit_version renumbered(const struct kit_version *v, int number)
+{
+    struct kit_version y = {.page_size = v->page_size, .number = number};
+    char sql[80];
+    size_t n;
+    kit_write_file(kit_path("n.db"), v->bytes, (size_t)v->pages * v->page_size);
+    sqlite3 *db = kit_open(kit_path("n.db"));
+    snprintf(sql, sizeof sql, "PRAGMA synchronous=OFF; UPDATE t SET ver=%d", number);
+    kit_must(db, sql);
+    sqlite3_close(db);
+    y.bytes = kit_read_file(kit_path("n.db"), &n);
+    y.pages = (uint32_t)(n / y.page_size);
+    return y;
+}
+
+/* Wait for a look that began after this call. */
+static void await_look(int heard)
+{
+    char c[64];
+    fcntl(heard, F_SETFL, O_NONBLOCK);
+    while (read(heard, c, sizeof c) > 0) {
+    }
+    fcntl(heard, F_SETFL, 0);
+    for (int i = 0; i < 2; i++)
+        if (read(heard, c, 1) != 1) return; /* it has ended, and its status says why */
+}
+
+static void beside_stock_processes(const char *mode)
+{
+    struct r2_err e = {0};
+    struct kit_version v[8];
+    const char *path = kit_path("o.db");
+    int look[2][2], bad = 0;
+    pid_t pid[2];
+    unlink(path);
+    sqlite3 *db = kit_open(path);
+    kit_fill(db, 1, 80, 1024, 0);
+    kit_exec(db, "PRAGMA journal_mode=%s", mode);
+    sqlite3_close(db);
+    for (int i = 0; i < 8; i++)
+        v[i] = kit_make(i + 2, 40 + 30 * i, 1024, 0);
+    for (int i = 0; i < 2; i++) {
+        if (pipe(look[i])) abort();
+        if ((pid[i] = fork()) == 0) {
+            fcntl(look[i][1], F_SETFL, O_NONBLOCK);
+            stock_process(path, i == 1, look[i][1]);
+        }
+        close(look[i][1]);
+    }
+    struct r2_local *l = NULL;
+    CU_ASSERT_EQUAL_FATAL(r2_local_open(path, 600000, &l, &e), R2_OK);
+    for (int i = 0; i < ROUNDS; i++) {
+        struct kit_version y = renumbered(&v[i % 8], i == ROUNDS - 1 ? LAST : i + 10);
+        if (kit_apply_on(l, &y, &e) != R2_OK) bad++, fprintf(stderr, "%s\n", e.text);
+        if (i % 10 == 0) r2_local_tidy_wal(l);
+        await_look(look[i % 2][0]);
+        free(y.bytes);
+    }
+    CU_ASSERT_EQUAL(bad, 0);
+    r2_local_close(l);
+    for (int i = 0; i < 2; i++) {
+        int how = 0;
+        close(look[i][0]);
+        waitpid(pid[i], &how, 0);
+        if (how) fprintf(stderr, "%s, process %d: %x\n", mode, i, (unsigned)how);
+        CU_ASSERT_TRUE(WIFEXITED(how) && WEXITSTATUS(how) == 0);
+    }
+    CU_ASSERT_EQUAL(kit_which_file(path), LAST);
+    for (int i = 0; i < 8; i++)
+        free(v[i].bytes);
 }
 
 static void other_processes_see_old_or_new(void)
 {
+    signal(SIGPIPE, SIG_IGN);
     kit_start();
-    for (size_t m = 0; m < COUNT(modes); m++) {
-        struct r2_err e = {0};
-        const char *path = kit_path("o.db");
-        unlink(path);
-        sqlite3 *db = kit_open(path);
-        kit_fill(db, 1, 80, 1024, 0);
-        kit_exec(db, "PRAGMA journal_mode=%s", modes[m]);
-        sqlite3_close(db);
-        struct kit_version v[8];
-        for (int i = 0; i < 8; i++)
-            v[i] = kit_make(i + 2, 40 + 30 * i, 1024, 0);
-        pid_t pid[2];
-        for (int i = 0; i < 2; i++)
-            if ((pid[i] = fork()) == 0) stock_process(path, i == 1);
-        struct r2_local *l = NULL;
-        CU_ASSERT_EQUAL_FATAL(r2_local_open(path, 20000, &l, &e), R2_OK);
-        int bad = 0, rounds = 60;
-        for (int i = 0; i < rounds; i++) {
-            struct kit_version *x = &v[i % 8];
-            /* the number in the rows goes up: the version's bytes are made from a fixed set, so
-             * write it with a stock connection into a copy first */
-            char sql[80];
-            kit_write_file(kit_path("n.db"), x->bytes, (size_t)x->pages * 1024);
-            db = kit_open(kit_path("n.db"));
-            snprintf(sql, sizeof sql, "UPDATE t SET ver=%d", i == rounds - 1 ? 1000 : i + 10);
-            kit_must(db, sql);
-            sqlite3_close(db);
-            size_t n;
-            struct kit_version y = {.page_size = 1024, .number = i + 10};
-            y.bytes = kit_read_file(kit_path("n.db"), &n);
-            y.pages = (uint32_t)(n / 1024);
-            if (kit_apply_on(l, &y, &e) != R2_OK) bad++, fprintf(stderr, "%s\n", e.text);
-            if (i % 10 == 0) r2_local_tidy_wal(l);
-            free(y.bytes);
-        }
-        CU_ASSERT_EQUAL(bad, 0);
-        r2_local_close(l);
-        for (int i = 0; i < 2; i++) {
-            int how = 0;
-            waitpid(pid[i], &how, 0);
-            CU_ASSERT_TRUE(WIFEXITED(how));
-            CU_ASSERT_EQUAL(WEXITSTATUS(how), 0);
-        }
-        CU_ASSERT_EQUAL(kit_which_file(path), 1000);
-        for (int i = 0; i < 8; i++)
-            free(v[i].bytes);
-    }
+    for (size_t m = 0; m < COUNT(modes); m++)
+        beside_stock_processes(modes[m]);
     kit_stop();
 }
 

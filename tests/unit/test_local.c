@@ -238,7 +238,7 @@ static void the_image_stays(void)
 static void busy_writer(const char *path, int stop_fd)
 {
     sqlite3 *db = kit_open(path);
-    sqlite3_busy_timeout(db, 10000);
+    sqlite3_busy_timeout(db, 600000);
     kit_must(db, "PRAGMA wal_autocheckpoint=20; PRAGMA cache_size=8; PRAGMA synchronous=OFF");
     char c;
     for (int i = 2; read(stop_fd, &c, 1) != 1; i++) {
@@ -265,9 +265,9 @@ static void images_beside_a_busy_writer(void)
     pid_t pid[2];
     for (int i = 0; i < 2; i++)
         if ((pid[i] = fork()) == 0) busy_writer(path, stop[0]);
-    struct r2_local *l = session(path, 10000);
+    struct r2_local *l = session(path, 600000);
     int last = 0, changed = 0, bad = 0;
-    for (int i = 0; i < 4000 && changed < 150; i++) {
+    for (int i = 0; changed < 60; i++) {
         uint32_t ps, pages, ps2, pages2;
         if ((i % 8 ? r2_local_begin_read(l, &e) : r2_local_begin_write(l, &e)) != R2_OK) {
             fprintf(stderr, "%s\n", e.text);
@@ -280,11 +280,11 @@ static void images_beside_a_busy_writer(void)
         int which = which_image(l);
         r2_local_end(l, &e);
         bad += which <= 0;
+        if (bad) break;
         changed += which != last;
         last = which;
     }
     CU_ASSERT_EQUAL(bad, 0);
-    CU_ASSERT_TRUE(changed >= 20);
     r2_local_close(l);
     CU_ASSERT_EQUAL(write(stop[1], "ss", 2), 2);
     for (int i = 0; i < 2; i++) {
