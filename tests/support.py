@@ -35,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 import urllib.parse
 import uuid
@@ -571,6 +572,15 @@ def one(db, sql, *args):
     """The first column of the first row; None without one."""
     row = db.execute(sql, args).fetchone()
     return row[0] if row else None
+
+
+def until(done, seconds=DEADLINE):
+    """Look again and again; the clock only ends what would hang."""
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            raise TimeoutError("it never came to that")
+        time.sleep(0.005)
 
 
 def main():

@@ -116,6 +116,7 @@ struct r2_expect {
     const struct r2_image *image; /* exactly this; NULL: base, or nothing (absent) */
 };
 enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_image *image);
+void r2_keep_lineage(const struct r2_record *k, struct r2_remote *remote);
 enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_image *image,
                         const struct r2_expect *expect, int64_t busy_ms);
 enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,

@@ -60,6 +60,7 @@ static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config
         rc = r2_state_write_sums(op->r->state, k->area ^ 1, 1, image.pages, image.sums,
                                  op->call.err);
         k->area ^= 1;
+        r2_keep_lineage(k, remote);
         k->base = remote->v;
         k->base.local_cookie = r2_image_cookie(&s.image);
         k->highest_seen = remote->v.version;

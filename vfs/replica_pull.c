@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "apply.h"
 #include "buf.h"
@@ -68,6 +69,8 @@ static enum r2_code set_aside_strays(struct r2_op *op)
 static enum r2_code link_into_place(struct r2_op *op, struct r2_image *image, bool *done)
 {
     *done = false;
+    /* an empty file: its journal, if there is one, may be a first transaction in progress */
+    if (access(op->r->path, F_OK) == 0) return R2_OK;
     enum r2_code rc = set_aside_strays(op);
     if (!rc) rc = r2_sync_fd(image->fd, image->path, op->call.err);
     if (rc) return rc;
@@ -194,6 +197,13 @@ static enum r2_code into_file(struct r2_op *op, struct r2_image *image,
     return rc;
 }
 
+/* A foreign writer's version that continues ours has our lineage, though it does not say so. */
+void r2_keep_lineage(const struct r2_record *k, struct r2_remote *remote)
+{
+    if (!remote->has_lineage && k->base.version && remote->v.version > k->base.version)
+        memcpy(remote->v.lineage, k->base.lineage, sizeof remote->v.lineage);
+}
+
 enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_image *image,
                         const struct r2_expect *expect, int64_t busy_ms)
 {
@@ -204,6 +214,7 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     /* the intent first: after a crash the file holds this version or what it held before */
     memset(&k->pending, 0, sizeof k->pending);
     k->pending.kind = R2_PENDING_PULL;
+    r2_keep_lineage(k, remote);
     k->pending.v = remote->v;
     enum r2_code rc =
         r2_state_write_sums(r->state, k->area ^ 1, 1, image->pages, image->sums, op->call.err);

@@ -66,6 +66,10 @@ static enum r2_code earlier_landed(struct r2_op *op, struct r2_remote *seen)
     r2_image_init(&image);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
     if (!rc) rc = r2_fetch(op, seen, &image);
+    if (!rc && seen->v.version != k->pending.v.version) {
+        r2_image_free(&image); /* somebody built on it meanwhile: not ours to go on from */
+        return R2_OK;
+    }
     if (!rc && image.pages)
         rc = r2_state_write_sums(op->r->state, k->area ^ 1, 1, image.pages, image.sums,
                                  op->call.err);
@@ -288,7 +292,8 @@ enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version)
         r2_staged_free(&s);
         return R2_OK; /* no file: nothing to push */
     }
-    if (!rc && s.equal) {
+    /* while another content is in doubt for the next version, base's must be pushed after it */
+    if (!rc && s.equal && k->pending.kind != R2_PENDING_PUSH) {
         bool news = k->clean_seq != s.seq || !r2_identity_same(&k->identity, &s.identity);
         r2_mark_clean(op, s.seq, &s.identity, s.content);
         if (news) rc = r2_op_save(op);

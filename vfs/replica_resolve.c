@@ -132,9 +132,9 @@ static enum r2_code local_wins(struct r2_op *op, struct r2_remote *remote, uint6
     struct r2_record *k = &op->r->record;
     struct r2_staged s;
     uint64_t top = k->base.version > k->highest_seen ? k->base.version : k->highest_seen;
-    if (remote->exists && remote->v.version > top) top = remote->v.version;
     enum r2_code rc = remote->exists ? keep_remote(op, remote) : R2_OK;
     if (rc) return rc;
+    if (remote->exists && remote->v.version > top) top = remote->v.version; /* as just fetched */
     struct r2_version over_base = k->base; /* journal mode, cookie, lineage go on from here */
     (void)r2_strcpy(over_base.recent, sizeof over_base.recent,
                     remote->exists ? remote->v.recent : k->base.recent);

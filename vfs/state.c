@@ -135,6 +135,20 @@ void r2_state_join(struct r2_state *s, bool *alone)
     s->joined = r2_lock_byte(s->fd, USERS_BYTE, false, 1000);
 }
 
+static uint64_t sums_at(uint8_t area, uint32_t index)
+{
+    uint64_t block = index / R2_SUMS_PER_BLOCK, in = index % R2_SUMS_PER_BLOCK;
+    return R2_STATE_SUMS_AT + (block * 2 + area) * (R2_SUMS_PER_BLOCK * 8) + in * 8;
+}
+
+/* A file that was cut short has the record, but not what the record speaks of. */
+static bool sums_there(const struct r2_state *s, const struct r2_version *v, uint8_t area)
+{
+    struct stat st;
+    if (!v->version || !v->pages) return true;
+    return fstat(s->fd, &st) == 0 && (uint64_t)st.st_size >= sums_at(area, v->pages - 1) + 8;
+}
+
 enum r2_code r2_state_load(struct r2_state *s, const char *url, struct r2_record *out,
                            struct r2_err *e)
 {
@@ -148,6 +162,10 @@ enum r2_code r2_state_load(struct r2_state *s, const char *url, struct r2_record
         if (!r2_record_decode(bytes, &other)) continue;
         if (!found || other.sequence > out->sequence) *out = other;
         found = true;
+    }
+    if (found && !sums_there(s, &out->base, out->area)) {
+        memset(out, 0, sizeof *out);
+        found = false;
     }
     if (!found) return r2_fail(e, R2_MISSING, "the state file %s holds no valid record", s->path);
     if (strcmp(out->url, url) != 0) {
@@ -181,12 +199,6 @@ enum r2_code r2_state_save(struct r2_state *s, struct r2_record *r, struct r2_er
     }
     atomic_store(&r2_state_live(s)->clean_seq, r->clean_seq);
     return R2_OK;
-}
-
-static uint64_t sums_at(uint8_t area, uint32_t index)
-{
-    uint64_t block = index / R2_SUMS_PER_BLOCK, in = index % R2_SUMS_PER_BLOCK;
-    return R2_STATE_SUMS_AT + (block * 2 + area) * (R2_SUMS_PER_BLOCK * 8) + in * 8;
 }
 
 /* Runs of checksums that lie side by side in the file. */

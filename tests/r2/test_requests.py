@@ -4,22 +4,12 @@
 import os
 import sys
 import threading
-import time
 import unittest
 import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import support  # noqa: E402
-from support import one  # noqa: E402
-
-
-def until(done, seconds=support.DEADLINE):
-    """Look again and again; the clock only ends what would hang."""
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            raise TimeoutError("it never came to that")
-        time.sleep(0.005)
+from support import one, until  # noqa: E402
 
 
 class Requests(support.Case):

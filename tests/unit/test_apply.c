@@ -2,8 +2,6 @@
  */
 #include "localkit.h"
 
-#include <errno.h>
-
 enum { ROUNDS = 60, LAST = 1000 }; /* of the test with other processes */
 
 static const uint32_t sizes[] = {512, 1024, 4096, 16384, 65536};
@@ -545,31 +543,34 @@ static void links_and_odd_names(void)
     kit_stop();
 }
 
-/* A stock process reads (and in turn writes) without a pause while versions are applied; it says
- * after each look that it has had one. */
-static void stock_process(const char *path, bool writes, int tell)
+/* A stock process: for every byte that it hears it looks three times (and writes in between), while
+ * a version is applied, and then tells. */
+static void stock_process(const char *path, bool writes, int hear, int tell)
 {
     sqlite3 *db = kit_open(path), *other = kit_open(path);
     sqlite3_busy_timeout(db, 600000), sqlite3_busy_timeout(other, 600000);
     kit_must(db, "PRAGMA cache_size=10; PRAGMA wal_autocheckpoint=50");
     int last = 0, seen = 0;
-    for (int i = 0; last != LAST; i++) {
-        sqlite3 *c = i % 3 ? db : other;
-        kit_must(c, "BEGIN");
-        int v = kit_which(c);
-        if (v < last || v <= 0) _exit(3); /* a mixture, damage, or back to an old one */
-        if (i % 4 == 0 && kit_which(c) != v) _exit(4);
-        kit_must(c, "COMMIT");
-        seen += v != last;
-        last = v;
-        if (writes && i % 2) { /* builds on whatever is there, and must not bring old rows back */
-            int rc = kit_exec(c, "UPDATE t SET pad=randomblob(200) WHERE id %% 7 = %d", i % 7);
+    char c;
+    for (int i = 0; read(hear, &c, 1) == 1; i++) {
+        for (int k = 0; k < 3; k++) {
+            sqlite3 *on = (i + k) % 3 ? db : other;
+            kit_must(on, "BEGIN");
+            int v = kit_which(on);
+            if (v < last || v <= 0) _exit(3); /* a mixture, damage, or back to an old one */
+            if (k == 1 && kit_which(on) != v) _exit(4);
+            kit_must(on, "COMMIT");
+            seen += v != last;
+            last = v;
+            if (!writes || k == 2) continue; /* builds on what is there, brings nothing back */
+            int rc = kit_exec(on, "UPDATE t SET pad=randomblob(200) WHERE id %% 7 = %d", i % 7);
             if (rc != SQLITE_OK && rc != SQLITE_BUSY) _exit(5);
         }
-        if (write(tell, "l", 1) != 1 && errno != EAGAIN && errno != EPIPE) _exit(6);
+        if (write(tell, "l", 1) != 1) _exit(6);
     }
+    last = kit_which(other);
     sqlite3_close(db), sqlite3_close(other);
-    _exit(seen > ROUNDS / 4 ? 0 : 7);
+    _exit(last != LAST ? 7 : seen < ROUNDS / 2 - 1 ? 8 : 0);
 }
 
 /* The version's rows with another number. */
@@ -588,24 +589,13 @@ static struct kit_version renumbered(const struct kit_version *v, int number)
     return y;
 }
 
-/* Wait for a look that began after this call. */
-static void await_look(int heard)
-{
-    char c[64];
-    fcntl(heard, F_SETFL, O_NONBLOCK);
-    while (read(heard, c, sizeof c) > 0) {
-    }
-    fcntl(heard, F_SETFL, 0);
-    for (int i = 0; i < 2; i++)
-        if (read(heard, c, 1) != 1) return; /* it has ended, and its status says why */
-}
-
 static void beside_stock_processes(const char *mode)
 {
     struct r2_err e = {0};
     struct kit_version v[8];
     const char *path = kit_path("o.db");
-    int look[2][2], bad = 0;
+    int go[2][2], done[2][2], bad = 0;
+    char c;
     pid_t pid[2];
     unlink(path);
     sqlite3 *db = kit_open(path);
@@ -615,28 +605,31 @@ static void beside_stock_processes(const char *mode)
     for (int i = 0; i < 8; i++)
         v[i] = kit_make(i + 2, 40 + 30 * i, 1024, 0);
     for (int i = 0; i < 2; i++) {
-        if (pipe(look[i])) abort();
+        if (pipe2(go[i], O_CLOEXEC) || pipe2(done[i], O_CLOEXEC)) abort();
         if ((pid[i] = fork()) == 0) {
-            fcntl(look[i][1], F_SETFL, O_NONBLOCK);
-            stock_process(path, i == 1, look[i][1]);
+            for (int k = 0; k <= i; k++)
+                close(go[k][1]), close(done[k][0]);
+            stock_process(path, i == 1, go[i][0], done[i][1]);
         }
-        close(look[i][1]);
+        close(go[i][0]), close(done[i][1]);
     }
     struct r2_local *l = NULL;
     CU_ASSERT_EQUAL_FATAL(r2_local_open(path, 600000, &l, &e), R2_OK);
     for (int i = 0; i < ROUNDS; i++) {
         struct kit_version y = renumbered(&v[i % 8], i == ROUNDS - 1 ? LAST : i + 10);
+        bad += write(go[0][1], "g", 1) != 1 || write(go[1][1], "g", 1) != 1;
         if (kit_apply_on(l, &y, &e) != R2_OK) bad++, fprintf(stderr, "%s\n", e.text);
         if (i % 10 == 0) r2_local_tidy_wal(l);
-        await_look(look[i % 2][0]);
+        bad += read(done[0][0], &c, 1) != 1 || read(done[1][0], &c, 1) != 1;
         free(y.bytes);
     }
     CU_ASSERT_EQUAL(bad, 0);
     r2_local_close(l);
     for (int i = 0; i < 2; i++) {
         int how = 0;
-        close(look[i][0]);
+        close(go[i][1]);
         waitpid(pid[i], &how, 0);
+        close(done[i][0]);
         if (how) fprintf(stderr, "%s, process %d: %x\n", mode, i, (unsigned)how);
         CU_ASSERT_TRUE(WIFEXITED(how) && WEXITSTATUS(how) == 0);
     }
