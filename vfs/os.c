@@ -201,14 +201,30 @@ void r2_boot_id(uint8_t id[16])
 static unsigned forks;
 static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
 
+/* Locks that guard short work on plain data: another thread may have held one when we were forked.
+ */
+enum { RESETS_MAX = 8 };
+static pthread_mutex_t *resets[RESETS_MAX];
+static unsigned reset_count;
+
 static void in_child(void)
 {
+    static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
     forks++;
+    for (unsigned k = 0; k < reset_count; k++)
+        memcpy(resets[k], &fresh, sizeof fresh);
 }
 
 static void watch_forks(void)
 {
     pthread_atfork(NULL, NULL, in_child);
+}
+
+void r2_fork_reset(pthread_mutex_t *m)
+{
+    if (reset_count == RESETS_MAX) abort(); /* a constant of this program, not an input */
+    resets[reset_count++] = m;
+    (void)r2_fork_count();
 }
 
 unsigned r2_fork_count(void)

@@ -6,6 +6,7 @@
 #ifndef R2_OS_H
 #define R2_OS_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -46,9 +47,10 @@ void r2_unlock_byte(int fd, off_t byte);
 int64_t r2_now_ms(void);  /* wall clock, ms since 1970 */
 int64_t r2_boot_ms(void); /* CLOCK_BOOTTIME: goes on while the machine sleeps */
 void r2_sleep_ms(int64_t ms);
-void r2_random(void *to, size_t n); /* from the kernel; never fails */
-uint64_t r2_random64(void);         /* never 0 */
-void r2_boot_id(uint8_t id[16]);    /* this boot of the machine; zeros when unknown */
-unsigned r2_fork_count(void);       /* how many forks lie between the load and this process */
+void r2_random(void *to, size_t n);     /* from the kernel; never fails */
+uint64_t r2_random64(void);             /* never 0 */
+void r2_boot_id(uint8_t id[16]);        /* this boot of the machine; zeros when unknown */
+void r2_fork_reset(pthread_mutex_t *m); /* a lock that a forked child shall find free */
+unsigned r2_fork_count(void);           /* how many forks lie between the load and this process */
 
 #endif

@@ -68,6 +68,16 @@ void r2_plan_explain(enum r2_relation relation, const struct r2_record *record,
 {
     const char *url = record->url;
     uint64_t base = record->base.version, now = remote->v.version;
+    if (record->damaged) {
+        snprintf(
+            out, room,
+            "conflict: the local file is damaged after an unclean end (PRAGMA quick_check says "
+            "where) and is not pushed; it started from version %" PRIu64 " of %s, which is at "
+            "version %" PRIu64 " now; SELECT r2_resolve('fork') keeps it as a fork in the bucket "
+            "and takes the remote's content",
+            base, url, now);
+        return;
+    }
     const char *cure = "SELECT r2_resolve('fork') keeps the local content as a fork in the bucket "
                        "and takes the remote's, r2_resolve('local') makes the local content the "
                        "newest version and keeps the remote's as a fork";

@@ -13,7 +13,8 @@
 
 enum {
     STAGE_BUSY_MS = 5000, /* how long a writer's EXCLUSIVE lock is waited for */
-    WAIT_SLICE_MS = 50
+    WAIT_SLICE_MS = 50,
+    PATIENCE_MS = 3600 * 1000 /* at most, for an upload of somebody who is alive */
 };
 
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
@@ -126,11 +127,19 @@ static void release_registry(void)
     pthread_mutex_unlock(&registry);
 }
 
-/* A child that closes what it inherited needs the registry's lock in a known state. */
+/* A child needs the registry's lock in a known state, and must not keep the parent's file locks
+ * alive through its copies of the descriptors. */
+static void in_child(void)
+{
+    for (struct r2_replica *r = replicas; r; r = r->next)
+        r2_state_forget(r->state);
+    release_registry();
+}
+
 static void watch_forks(void)
 {
     (void)r2_fork_count();
-    pthread_atfork(hold_registry, release_registry, release_registry);
+    pthread_atfork(hold_registry, release_registry, in_child);
 }
 
 enum r2_code r2_replica_attach(const char *path, const struct r2_config *config,
@@ -251,7 +260,7 @@ enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms
 enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bool *skip,
                         struct r2_err *e)
 {
-    int64_t left = atomic_load(&r->timeout_ms);
+    int64_t left = atomic_load(&r->timeout_ms), patience = PATIENCE_MS;
     if (skip) *skip = false;
     for (;;) {
         int64_t slice = left < WAIT_SLICE_MS ? left : WAIT_SLICE_MS;
@@ -264,7 +273,8 @@ enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bo
             return R2_OK;
         }
         if (!uploading || !patient) left -= slice;
-        if (left <= 0) return rc;
+        patience -= slice;
+        if (left <= 0 || patience <= 0) return rc;
     }
 }
 

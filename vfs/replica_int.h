@@ -22,10 +22,9 @@ struct r2_replica {
     struct r2_state *state;
     struct r2_traffic traffic;
 
-    pthread_mutex_t op;      /* one operation at a time in this process; then the state's OP lock */
-    bool joined;             /* among the state file's users */
-    bool unclean;            /* found after an unclean end: quick_check before a push (under op) */
-    bool damaged;            /* and that check failed: never push it (under op) */
+    pthread_mutex_t op;  /* one operation at a time in this process; then the state's OP lock */
+    _Atomic bool joined; /* among the state file's users */
+
     struct r2_record record; /* as last loaded or saved (under op) */
 
     pthread_mutex_t note; /* guards the sentences */
@@ -37,6 +36,7 @@ struct r2_replica {
     _Atomic uint64_t version, remote_version; /* as last known, for status */
     _Atomic int64_t verified_ms;
     _Atomic int64_t probed_boot_ms; /* when the last probe began; 0: never */
+    _Atomic bool in_conflict;       /* known: the timer waits for it to be settled */
     _Atomic bool behind;            /* a newer version waits for a lock to be applied */
     _Atomic int64_t timer_ms;       /* sync=N: the shortest N; 0: none */
     _Atomic int64_t pushed_boot_ms; /* when the timer last looked */
@@ -76,6 +76,8 @@ void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id,
 
 /* replica_open.c */
 enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *kind);
+/* Read the file although its writers may be alive: rolled back changes are none. */
+enum r2_code r2_look_closer(struct r2_op *op, enum r2_local_kind *kind);
 /* The file is not there, or empty. */
 bool r2_local_absent(struct r2_op *op);
 
@@ -115,7 +117,10 @@ enum r2_code r2_conflict(struct r2_op *op, enum r2_relation relation,
 struct r2_expect {
     const struct r2_image *image; /* exactly this; NULL: base, or nothing (absent) */
 };
-enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_image *image);
+/* The bytes of what a probe saw. When it was replaced meanwhile: R2_PRECONDITION if `just_this`,
+ * else the newer one, and *remote says so. */
+enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, bool just_this,
+                      struct r2_image *image);
 void r2_keep_lineage(const struct r2_record *k, struct r2_remote *remote);
 enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_image *image,
                         const struct r2_expect *expect, int64_t busy_ms);

@@ -13,6 +13,7 @@
 enum {
     OPEN_BUSY_MS = 2000, /* how long open readers are waited for before a pull is put off */
     OFFLINE_MS = 3000,   /* how long offline=allow waits for an answer */
+    LEFT_MS = 25,        /* longer than a tick of the file system's clock */
     CLOSE_BUSY_MS = 500  /* how long a close waits for a writer that will close as well */
 };
 
@@ -46,7 +47,7 @@ static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config
     struct r2_image image;
     r2_image_init(&image);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
-    if (!rc) rc = r2_fetch(op, remote, &image);
+    if (!rc) rc = r2_fetch(op, remote, false, &image);
     if (rc) {
         r2_image_free(&image);
         return rc;
@@ -136,10 +137,13 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
     enum r2_action action = r2_plan(kind, relation);
     /* an older state file put back: the file may be the remote's version all the same */
     if (action == R2_DO_CONFLICT && op->unseen && relation == R2_REL_NEWER) action = R2_DO_COMPARE;
-    /* writers are alive: their close or sync() meets the conflict, unless one did already */
-    bool leave = action == R2_DO_CONFLICT && !first && kind == R2_LOCAL_DIRTY &&
-                 relation == R2_REL_NEWER && !k->conflict_version;
-    if (leave) return R2_OK;
+    if (action == R2_DO_CONFLICT && !first && kind == R2_LOCAL_DIRTY) {
+        enum r2_code rc = r2_look_closer(op, &kind);
+        if (rc) return rc;
+        /* its writers are alive: their sync() or close must be told, so nothing is settled here */
+        if (kind == R2_LOCAL_DIRTY) return R2_OK;
+        action = r2_plan(kind, relation);
+    }
     switch (action) {
     case R2_DO_NOTHING:
         (void)r2_strcpy(k->base.etag, sizeof k->base.etag, remote->v.etag);
@@ -217,7 +221,12 @@ enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *confi
         r2_timer_want();
     }
     enum r2_code rc = r2_op_wait(&op, r, absent, absent ? NULL : &skip, e);
-    if (rc || (!absent && skip)) return rc;
+    if (!rc && !absent && skip) {
+        if (!atomic_load(&r->joined)) r2_state_join_others(r->state);
+        atomic_store(&r->joined, true);
+        return R2_OK;
+    }
+    if (rc) return rc;
     /* threads that opened at once share the probe that began after they came */
     bool shared = r->joined && op.known && atomic_load(&r->probed_boot_ms) > came &&
                   !atomic_load(&r->behind) && !r2_local_absent(&op);
@@ -228,14 +237,33 @@ enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *confi
 
 /* ---- close ---- */
 
+/* Something stays unpushed: remember what the file looks like, so that the next open can tell that
+ * nobody touched it since. */
+static void remember_left(struct r2_op *op)
+{
+    struct r2_record *k = &op->r->record;
+    uint64_t seq = atomic_load(&r2_state_live(op->r->state)->write_seq);
+    struct r2_identity now;
+    struct r2_err why = *op->call.err;
+    if (seq == k->clean_seq || !op->known) return;
+    if (r2_identity_of(op->r->path, &now, op->call.err) == R2_OK && !r2_identity_same(&now, &now)) {
+        r2_sleep_ms(LEFT_MS); /* let the clock of the file system move on */
+        (void)r2_identity_of(op->r->path, &now, op->call.err);
+    }
+    k->left = now;
+    k->left_seq = seq;
+    (void)r2_op_save(op);
+    *op->call.err = why;
+}
+
 enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *config, bool wrote,
                               struct r2_err *e)
 {
     struct r2_op op;
     struct r2_identity now;
     uint64_t version;
-    if (r2_replica_foreign(r) || config->sync == R2_SYNC_MANUAL || atomic_load(&r->barred))
-        return R2_OK;
+    bool push = config->sync != R2_SYNC_MANUAL;
+    if (r2_replica_foreign(r) || atomic_load(&r->barred)) return R2_OK;
     /* a reader's close need not wait for somebody else's upload */
     enum r2_code rc = wrote ? r2_op_wait(&op, r, true, NULL, e) : r2_op_begin(&op, r, 0, e);
     if (rc == R2_BUSY && !wrote) return R2_OK;
@@ -244,10 +272,11 @@ enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *conf
     if (others) op.busy_ms = CLOSE_BUSY_MS;
     if (!r2_local_absent(&op)) {
         rc = r2_identity_of(r->path, &now, e);
-        if (!rc && (r2_maybe_dirty(&op, &now) || !r->record.base.version)) {
+        if (!rc && push && (r2_maybe_dirty(&op, &now) || !r->record.base.version)) {
             op.continues = true;
             rc = r2_push_if_dirty(&op, &version);
         }
+        if (rc || !push) remember_left(&op);
     }
     r2_op_end(&op);
     if (!rc) return R2_OK;

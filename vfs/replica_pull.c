@@ -21,7 +21,8 @@
 
 enum { PULL_BUSY_MS = 5000, REFRESH_BUSY_MS = 200 };
 
-enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_image *image)
+enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, bool just_this,
+                      struct r2_image *image)
 {
     struct r2_replica *r = op->r;
     int64_t asked_ms = r2_now_ms();
@@ -29,6 +30,7 @@ enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, struct r2_imag
     for (int turn = 0; turn < 3; turn++) {
         enum r2_code rc = r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
         if (rc == R2_OK) r->record.verified_ms = asked_ms;
+        if (rc == R2_PRECONDITION && just_this) return rc;
         if (rc != R2_PRECONDITION) return rc ? r2_wrap(op->call.err, "cannot pull") : rc;
         r2_err_clear(op->call.err); /* a newer one came in between: take that */
         rc = r2_probe(op, remote);
@@ -48,7 +50,7 @@ static enum r2_code set_aside_strays(struct r2_op *op)
     const char *path = op->r->path;
     struct stat st;
     if (snprintf(from, sizeof from, "%s-wal", path) >= (int)sizeof from ||
-        snprintf(to, sizeof to, "%s-r2-stray-wal", path) >= (int)sizeof to)
+        snprintf(to, sizeof to, "%s-r2-stray-wal-%" PRId64, path, r2_now_ms()) >= (int)sizeof to)
         return r2_fail(op->call.err, R2_IO, "the path is too long: %s", path);
     if (stat(from, &st) == 0) {
         if (st.st_size == 0 ? r2_os.unlink(from) : r2_os.rename(from, to))
@@ -144,6 +146,7 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
     struct r2_err *e = op->call.err;
     struct r2_image now;
     uint8_t *map = NULL;
+    bool applied = false;
     r2_image_init(&now);
     enum r2_code rc = r2_local_begin_write(l, e);
     if (rc) return rc;
@@ -161,6 +164,7 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
                              .ctx = image,
                              .new_schema = now.pages && schema_differs(op, image, expect)};
         rc = r2_apply(l, &a, e);
+        applied = !rc;
         out->cookie = now.pages ? r2_image_cookie(&now) + a.new_schema : r2_image_cookie(image);
     }
     if (!rc) rc = r2_identity_of(op->r->path, &out->identity, e);
@@ -169,7 +173,9 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
     r2_image_free(&now);
     struct r2_err end_err;
     enum r2_code end = r2_local_end(l, &end_err);
-    return rc ? rc : end ? r2_fail(e, end, "%s", end_err.text) : R2_OK;
+    if (!rc && end) rc = r2_fail(e, end, "%s", end_err.text);
+    if (rc && applied) rc = e->code = R2_UNKNOWN; /* the next look at the file settles it */
+    return rc;
 }
 
 static enum r2_code into_file(struct r2_op *op, struct r2_image *image,
@@ -204,6 +210,20 @@ void r2_keep_lineage(const struct r2_record *k, struct r2_remote *remote)
         memcpy(remote->v.lineage, k->base.lineage, sizeof remote->v.lineage);
 }
 
+/* A new local file starts its change counter at the time in seconds: then a backup made elsewhere,
+ * or before, has a lower one, and is not taken for later work when it is copied over this file. */
+static uint32_t start_counter(struct r2_image *image)
+{
+    uint8_t at[4];
+    struct r2_err ignored;
+    uint32_t counter = (uint32_t)(r2_now_ms() / 1000);
+    if (!image->pages) return 0;
+    r2_put32(at, counter);
+    if (r2_write_at(image->fd, at, 4, 24, &ignored) || r2_write_at(image->fd, at, 4, 92, &ignored))
+        return r2_image_counter(image);
+    return counter;
+}
+
 enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_image *image,
                         const struct r2_expect *expect, int64_t busy_ms)
 {
@@ -219,11 +239,11 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     enum r2_code rc =
         r2_state_write_sums(r->state, k->area ^ 1, 1, image->pages, image->sums, op->call.err);
     if (!rc) rc = r2_op_save(op);
-    if (!rc && image->path[0] && r2_local_absent(op)) {
+    if (!rc && image->path[0] && access(r->path, F_OK) != 0) {
+        in.identity.counter = start_counter(image);
         in.seq = atomic_load(&r2_state_live(r->state)->write_seq);
         rc = link_into_place(op, image, &done);
         if (!rc && done) rc = r2_identity_of(r->path, &in.identity, op->call.err);
-        in.identity.counter = r2_image_counter(image);
     }
     if (!rc && !done) rc = into_file(op, image, expect, busy_ms, &in);
     if (rc) {
@@ -244,7 +264,9 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     k->layout = R2_LAYOUT_OBJECT;
     k->highest_seen = remote->v.version;
     k->conflict_version = 0;
-    r->unclean = r->damaged = false;
+    k->unclean = k->damaged = false;
+    k->left_seq = 0;
+    atomic_store(&r->in_conflict, false);
     r2_mark_clean(op, in.seq, &in.identity, r2_image_content(image));
     atomic_fetch_add(&r->pulls, 1);
     atomic_store(&r->behind, false);
@@ -257,8 +279,13 @@ enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
     struct r2_image image;
     static const struct r2_expect base_content;
     r2_image_init(&image);
+    enum r2_relation relation = r2_plan_relation(&op->r->record, remote);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
-    if (!rc) rc = r2_fetch(op, remote, &image);
+    if (!rc) rc = r2_fetch(op, remote, false, &image);
+    /* what came in between must still be what was decided on */
+    if (!rc && r2_plan_relation(&op->r->record, remote) != relation)
+        rc = r2_fail(op->call.err, R2_UNREACHABLE, "%s was replaced while it was being fetched",
+                     op->r->config.url);
     if (!rc) rc = r2_install(op, remote, &image, expect ? expect : &base_content, busy_ms);
     r2_image_free(&image);
     return rc;
@@ -277,6 +304,17 @@ static enum r2_code is_clean(struct r2_op *op, bool *clean)
     *clean = !rc && s.equal;
     if (*clean) r2_mark_clean(op, s.seq, &s.identity, s.content);
     r2_staged_free(&s);
+    return rc;
+}
+
+/* Could a pull have the file's write lock? */
+static enum r2_code can_write(struct r2_op *op, int64_t busy_ms)
+{
+    struct r2_local *l = NULL;
+    if (r2_local_absent(op)) return R2_OK;
+    enum r2_code rc = r2_local_open(op->r->path, busy_ms, &l, op->call.err);
+    if (!rc) rc = r2_local_begin_write(l, op->call.err);
+    r2_local_close(l);
     return rc;
 }
 
@@ -304,7 +342,8 @@ static enum r2_code follow(struct r2_op *op, int64_t busy_ms)
             return r2_pull_remote(op, &seen, NULL, busy_ms);
         return r2_conflict(op, relation, &seen);
     }
-    rc = r2_pull_remote(op, &seen, NULL, busy_ms);
+    rc = can_write(op, busy_ms); /* before the download, not after it */
+    if (!rc) rc = r2_pull_remote(op, &seen, NULL, busy_ms);
     if (rc == R2_BUSY) atomic_store(&op->r->behind, true);
     return rc;
 }

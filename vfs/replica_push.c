@@ -7,9 +7,11 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "buf.h"
+#include "ltx.h"
 #include "os.h"
 
 enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out)
@@ -35,6 +37,7 @@ enum r2_code r2_conflict(struct r2_op *op, enum r2_relation relation,
     struct r2_record *k = &op->r->record;
     uint64_t before = k->conflict_version, now = remote->exists ? remote->v.version : UINT64_MAX;
     r2_plan_explain(relation, k, remote, text, sizeof text);
+    atomic_store(&op->r->in_conflict, true);
     if (before != now) {
         atomic_fetch_add(&op->r->conflicts, 1);
         k->conflict_version = now;
@@ -57,6 +60,20 @@ static void pending_landed(struct r2_op *op, const struct r2_remote *seen)
     atomic_fetch_add(&op->r->pushes, 1);
 }
 
+/* Are the checksums in the other area those of the pending version? */
+static bool pending_sums_there(struct r2_op *op)
+{
+    const struct r2_record *k = &op->r->record;
+    const struct r2_version *v = &k->pending.v;
+    struct r2_err ignored;
+    uint64_t *sums = calloc(v->pages ? v->pages : 1, sizeof *sums);
+    bool ok = sums &&
+              r2_state_read_sums(op->r->state, k->area ^ 1, 1, v->pages, sums, &ignored) == R2_OK &&
+              r2_ltx_rolling(sums, v->pages, v->page_size) == v->checksum;
+    free(sums);
+    return ok;
+}
+
 /* An earlier content of ours became the version: it is the base, what came after it is dirty. Its
  * page checksums were not kept, so fetch it. */
 static enum r2_code earlier_landed(struct r2_op *op, struct r2_remote *seen)
@@ -65,9 +82,10 @@ static enum r2_code earlier_landed(struct r2_op *op, struct r2_remote *seen)
     struct r2_image image;
     r2_image_init(&image);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
-    if (!rc) rc = r2_fetch(op, seen, &image);
-    if (!rc && seen->v.version != k->pending.v.version) {
-        r2_image_free(&image); /* somebody built on it meanwhile: not ours to go on from */
+    if (!rc) rc = r2_fetch(op, seen, true, &image);
+    if (rc == R2_PRECONDITION) { /* somebody built on it meanwhile: not ours to go on from */
+        r2_image_free(&image);
+        r2_err_clear(op->call.err);
         return R2_OK;
     }
     if (!rc && image.pages)
@@ -94,7 +112,11 @@ enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved)
     case R2_MAKER_NOBODY:
         return R2_OK; /* it may still land: the doubt stays */
     case R2_MAKER_LATEST:
-        if (op->continues) pending_landed(op, seen);
+        /* a process killed while it wrote its intent may have left another content's checksums */
+        if (op->continues && pending_sums_there(op))
+            pending_landed(op, seen);
+        else if (op->continues && seen->v.version == k->pending.v.version)
+            rc = earlier_landed(op, seen);
         break;
     case R2_MAKER_EARLIER:
         if (op->continues && seen->v.version == k->pending.v.version) rc = earlier_landed(op, seen);
@@ -211,7 +233,7 @@ enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct 
     struct r2_record *k = &r->record;
     struct r2_remote seen;
     enum r2_maker maker = R2_MAKER_NOBODY;
-    if (r->damaged)
+    if (k->damaged)
         return r2_fail(
             op->call.err, R2_CORRUPT,
             "%s failed PRAGMA quick_check after an unclean end and is not pushed; repair "
@@ -231,6 +253,7 @@ enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct 
     pending_landed(op, &seen);
     k->pending.kind = R2_PENDING_NONE;
     k->conflict_version = 0;
+    atomic_store(&r->in_conflict, false);
     k->verified_ms = asked_ms;
     r2_mark_clean(op, s->seq, &s->identity, s->content);
     /* unchanged since it was staged? then the look at it is as fresh as now */
@@ -261,7 +284,8 @@ static enum r2_code look_first(struct r2_op *op)
     bool moved;
     enum r2_code rc = r2_finish_pull(op);
     bool hidden = k->base.version && !k->base.etag[0];
-    if (rc || (k->pending.kind != R2_PENDING_PUSH && !hidden)) return rc;
+    /* with a conflict known, the small question comes before the large body */
+    if (rc || (k->pending.kind != R2_PENDING_PUSH && !hidden && !k->conflict_version)) return rc;
     rc = r2_probe(op, &seen);
     if (rc && k->pending.kind == R2_PENDING_PUSH) return unknown_outcome(op);
     if (!rc) rc = r2_settle(op, &seen, &moved);

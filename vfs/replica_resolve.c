@@ -121,7 +121,7 @@ static enum r2_code keep_remote(struct r2_op *op, struct r2_remote *remote)
     struct r2_image image;
     r2_image_init(&image);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
-    if (!rc) rc = r2_fetch(op, remote, &image);
+    if (!rc) rc = r2_fetch(op, remote, false, &image);
     if (!rc && image.pages) rc = r2_fork_image(op, &image, remote->v.version, key);
     r2_image_free(&image);
     return rc;
@@ -207,6 +207,7 @@ enum r2_code r2_replica_resolve(struct r2_replica *r, const char *how, uint64_t 
         rc = local ? local_wins(&op, &remote, version) : remote_wins(&op, &remote, version);
     if (!rc) {
         r2_bar(r, NULL);
+        atomic_store(&r->in_conflict, false);
         if (r->record.conflict_version) {
             r->record.conflict_version = 0;
             rc = r2_op_save(&op);
@@ -236,6 +237,8 @@ enum r2_code r2_replica_remote_version(struct r2_replica *r, uint64_t *version, 
 {
     struct r2_op op;
     struct r2_remote remote;
+    if (r2_replica_foreign(r))
+        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
     enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
     if (rc) return rc;
     rc = r2_probe(&op, &remote);

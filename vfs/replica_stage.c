@@ -33,19 +33,22 @@ static enum r2_code compare_with_base(struct r2_op *op, struct r2_local *l, stru
 static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged *out)
 {
     struct r2_err *e = op->call.err;
+    struct r2_record *k = &op->r->record;
     enum r2_code rc = r2_local_begin_read(l, e);
     if (!rc) rc = r2_identity_of(op->r->path, &out->identity, e);
-    if (!rc && op->r->unclean && !r2_local_is_wal(l)) {
+    if (!rc && (k->damaged || (k->unclean && !r2_local_is_wal(l)))) {
         /* journal_mode OFF or MEMORY may have been in force: nothing was replayed then */
         rc = r2_local_quick_check(l, e);
         if (rc == R2_CORRUPT) {
             r2_wrap(e, "%s is damaged after an unclean end and will not be pushed", op->r->path);
             r2_log_err(op->r, e);
-            op->r->damaged = true;
             rc = R2_OK;
+            k->damaged = true;
+        } else if (!rc) {
+            k->damaged = false;
         }
-        op->r->unclean = rc != R2_OK;
     }
+    if (!rc) k->unclean = false;
     if (!rc) rc = r2_image_scan(&out->image, l, e);
     if (!rc) {
         out->identity.counter = r2_image_counter(&out->image);
@@ -176,14 +179,18 @@ bool r2_held_before(const struct r2_record *k, const struct r2_staged *s)
 /* Content that is not the base's: commits on top of it, an old version put back, or a stranger? A
  * writer moves the change counter forward; what was put back by hand has a lower one. WAL commits
  * leave it alone, so an equal one counts on the same inode. */
-static enum r2_local_kind kind_of(const struct r2_record *k, const struct r2_staged *s,
-                                  bool vouched)
+static enum r2_local_kind kind_of(const struct r2_op *op, const struct r2_staged *s, bool vouched)
 {
+    const struct r2_record *k = &op->r->record;
+    bool same_file = s->identity.dev == k->identity.dev && s->identity.ino == k->identity.ino;
+    if (k->damaged) return R2_LOCAL_STRANGE;
+    if (op->unseen && !same_file && s->identity.counter >= k->identity.counter)
+        return R2_LOCAL_STRANGE; /* another file was moved here */
+
     if (vouched || s->identity.counter > k->identity.counter) return R2_LOCAL_DIRTY;
     if (r2_held_before(k, s)) return R2_LOCAL_OLD;
     /* in WAL mode a commit may have led back to an earlier content, or somebody put it back */
     if (held(k, s->content)) return R2_LOCAL_STRANGE;
-    bool same_file = s->identity.dev == k->identity.dev && s->identity.ino == k->identity.ino;
     return same_file && s->identity.counter == k->identity.counter ? R2_LOCAL_DIRTY
                                                                    : R2_LOCAL_STRANGE;
 }
@@ -195,6 +202,7 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
     struct r2_replica *r = op->r;
     struct r2_record *k = &r->record;
     struct r2_staged s;
+    bool was_unclean = k->unclean, was_damaged = k->damaged;
     enum r2_code rc = r2_stage(op, false, &s);
     /* killed between SQLite's commit and our mark: one further */
     if (!rc && mark && !mark->wal_frames) op->continues = s.identity.counter - mark->counter <= 1;
@@ -210,11 +218,16 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
         rc = r2_op_save(op);
         *kind = R2_LOCAL_CLEAN;
     } else if (!rc) {
-        *kind = s.equal ? R2_LOCAL_DIRTY : kind_of(k, &s, first && op->continues);
-        if (r->damaged) *kind = R2_LOCAL_STRANGE;
+        *kind = s.equal ? R2_LOCAL_DIRTY : kind_of(op, &s, first && op->continues);
+        if (k->unclean != was_unclean || k->damaged != was_damaged) rc = r2_op_save(op);
     }
     r2_staged_free(&s);
     return rc;
+}
+
+enum r2_code r2_look_closer(struct r2_op *op, enum r2_local_kind *kind)
+{
+    return examine(op, false, NULL, kind);
 }
 
 enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *kind)
@@ -230,7 +243,7 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
     *kind = R2_LOCAL_STRANGE;
     if (!op->known || (!k->base.version && k->pending.kind == R2_PENDING_NONE)) {
         if (!first) return R2_OK;
-        r->unclean = op->known && atomic_load(&live->write_seq) != k->clean_seq;
+        k->unclean = op->known && atomic_load(&live->write_seq) != k->clean_seq;
         return R2_OK;
     }
     enum r2_code rc = r2_identity_of(r->path, &now, op->call.err);
@@ -241,12 +254,17 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
         return R2_OK;
     }
     if (!first) { /* writers are alive, or were until just now */
-        if (!wrote) return examine(op, first, NULL, kind);
+        if (!wrote || k->damaged) return examine(op, first, NULL, kind);
         *kind = R2_LOCAL_DIRTY;
         return R2_OK;
     }
-    r->unclean = wrote;
+    k->unclean = k->unclean || wrote;
     op->unseen = !wrote;
+    /* closed in order, with something unpushed, and not touched since? */
+    if (wrote && k->left_seq == atomic_load(&live->write_seq) && r2_identity_same(&k->left, &now)) {
+        op->continues = true;
+        return examine(op, first, NULL, kind);
+    }
     bool marked = wrote && r2_state_mark(r->state, &mark) && same_boot(live) &&
                   now.dev == k->identity.dev && now.ino == k->identity.ino;
     if (marked && mark.wal_frames) op->continues = wal_continues(op, &mark);

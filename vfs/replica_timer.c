@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "os.h"
@@ -20,6 +21,11 @@ static bool running;      /* under lock, as all here */
 static unsigned its_fork; /* r2_fork_count() of the process that it runs in */
 static unsigned wants;    /* calls of r2_timer_want */
 static bool ending;       /* the process is in exit(): nothing new is begun */
+
+__attribute__((constructor)) static void fork_safely(void)
+{
+    r2_fork_reset(&lock);
+}
 
 struct round {
     int64_t now, next; /* boot ms: when it is, when something is due next */
@@ -39,7 +45,8 @@ static void push_if_due(struct r2_replica *r, void *ctx)
     if (last + every <= round->now) {
         last = round->now;
         atomic_store(&r->pushed_boot_ms, last);
-        if (atomic_load(&live->write_seq) != atomic_load(&live->clean_seq))
+        if (atomic_load(&live->write_seq) != atomic_load(&live->clean_seq) &&
+            !atomic_load(&r->in_conflict))
             (void)r2_replica_sync(r, &version, &e); /* logs its failure; tried again when due */
     }
     if (last + every < round->next) round->next = last + every;
@@ -85,6 +92,7 @@ static void *run(void *unused)
 static void at_exit(void)
 {
     struct timespec until;
+    if (its_fork != r2_fork_count()) return; /* the thread is the parent's */
     pthread_mutex_lock(&lock);
     ending = true;
     wants++;
@@ -109,7 +117,12 @@ void r2_timer_want(void)
     pthread_t thread;
     pthread_once(&once, at_exit_please);
     pthread_mutex_lock(&lock);
-    if (its_fork != r2_fork_count()) running = false;
+    if (its_fork != r2_fork_count()) { /* the conditions may hold waiters that stayed behind */
+        static const pthread_cond_t fresh = PTHREAD_COND_INITIALIZER;
+        memcpy(&news, &fresh, sizeof fresh);
+        memcpy(&gone, &fresh, sizeof fresh);
+        running = false;
+    }
     wants++;
     pthread_cond_signal(&news);
     if (!running && !ending) {

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "local.h"
+#include "os.h"
 
 SQLITE_EXTENSION_INIT3
 
@@ -75,6 +76,11 @@ static void tell_on_stderr(const char *sentence)
  * shim on top it finds that one's file. Both hand a main database's name down as it is. */
 static pthread_mutex_t main_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct r2_file *mains;
+
+__attribute__((constructor)) static void fork_safely(void)
+{
+    r2_fork_reset(&main_lock);
+}
 
 void r2_shim_remember(struct r2_file *p)
 {

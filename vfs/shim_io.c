@@ -203,11 +203,11 @@ static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
         if (rc) return rc;
         p->began = false;
     }
+    bool write_slot = slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE;
+    /* before the lock goes, so that no other writer marks its commit at the same time */
+    if (write_slot && flags & SQLITE_SHM_UNLOCK) end_of_write(p);
     int rc = p->real->pMethods->xShmLock(p->real, slot, n, flags);
-    if (rc == SQLITE_OK && slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE) {
-        p->wal_write = (flags & SQLITE_SHM_LOCK) != 0;
-        if (!p->wal_write) end_of_write(p); /* comes before COMMIT_PHASETWO */
-    }
+    if (rc == SQLITE_OK && write_slot) p->wal_write = (flags & SQLITE_SHM_LOCK) != 0;
     return rc;
 }
 

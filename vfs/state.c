@@ -16,7 +16,7 @@
 enum { OP_BYTE = 0x40000000, USERS_BYTE = 0x40000001 };
 
 /* A change within the clock's tick after a look would not move mtime: see r2_identity_same. */
-enum { TICK_MS = 20 };
+enum { TICK_MS = 20, COARSE_TICK_MS = 2000 };
 
 struct r2_state {
     char path[PATH_MAX];
@@ -82,7 +82,7 @@ void r2_state_forget(struct r2_state *s)
 {
     /* the locks belong to the open file description, which the parent still has: closing our
      * descriptor releases nothing of it */
-    r2_os.close(s->fd);
+    if (s->fd >= 0) r2_os.close(s->fd);
     s->fd = -1;
 }
 
@@ -132,6 +132,11 @@ void r2_state_unlock(struct r2_state *s)
 void r2_state_join(struct r2_state *s, bool *alone)
 {
     *alone = r2_lock_byte(s->fd, USERS_BYTE, true, 0);
+    s->joined = r2_lock_byte(s->fd, USERS_BYTE, false, 1000);
+}
+
+void r2_state_join_others(struct r2_state *s)
+{
     s->joined = r2_lock_byte(s->fd, USERS_BYTE, false, 1000);
 }
 
@@ -232,8 +237,14 @@ enum r2_code r2_state_write_sums(struct r2_state *s, uint8_t area, uint32_t firs
     return R2_OK;
 }
 
+/* A file cut short under the mapping (an old copy put back in place) would end the host with
+ * SIGBUS: make it long enough again. What was in it is noticed by its record and the file's
+ * identity. */
 struct r2_live *r2_state_live(struct r2_state *s)
 {
+    struct stat st;
+    if (fstat(s->fd, &st) == 0 && st.st_size < R2_STATE_SUMS_AT)
+        (void)posix_fallocate(s->fd, 0, R2_STATE_SUMS_AT);
     return atomic_load(&s->live);
 }
 
@@ -306,7 +317,9 @@ enum r2_code r2_identity_of(const char *db_path, struct r2_identity *out, struct
 
 static bool settled(int64_t mtime_ns, int64_t taken_ms)
 {
-    return mtime_ns / 1000000 + TICK_MS < taken_ms;
+    /* whole seconds: a file system that keeps one or two of them */
+    int64_t tick_ms = mtime_ns % 1000000000 ? TICK_MS : COARSE_TICK_MS;
+    return mtime_ns / 1000000 + tick_ms < taken_ms;
 }
 
 bool r2_identity_same(const struct r2_identity *then, const struct r2_identity *now)

@@ -96,6 +96,10 @@ struct r2_record {
     uint64_t clean_seq;          /* the local file held base when live write_seq was this */
     struct r2_identity identity; /* of the file when it was last known to hold base */
     struct r2_pending pending;
+    bool unclean;              /* after an unclean end: quick_check before anything is pushed */
+    bool damaged;              /* and that check failed: never pushed */
+    struct r2_identity left;   /* the file when it was last closed with something unpushed */
+    uint64_t left_seq;         /* and write_seq then; 0: not so */
     uint64_t conflict_version; /* remote version a push lost against; 0: no conflict known */
     uint32_t held;             /* contents that this file held as a version, newest first: */
     uint64_t held_content[R2_HELD_MAX];
@@ -137,6 +141,9 @@ void r2_state_unlock(struct r2_state *s);
 
 /* Join the users. `*alone`: no other process has the replica open. Call with the OP lock held. */
 void r2_state_join(struct r2_state *s, bool *alone);
+
+/* The same without the OP lock, when somebody who holds it is a user for certain. */
+void r2_state_join_others(struct r2_state *s);
 
 /* The valid record, if there is one for `url`; R2_MISSING otherwise (file new, damaged, or bound to
  * another remote). OP lock held, as for all below. */

@@ -151,6 +151,10 @@ static void walk(struct cursor *c, struct r2_record *r)
     u64(c, &r->clean_seq);
     identity(c, &r->identity);
     pending(c, &r->pending);
+    r->unclean = small(c, r->unclean, 1) != 0;
+    r->damaged = small(c, r->damaged, 1) != 0;
+    identity(c, &r->left);
+    u64(c, &r->left_seq);
     u64(c, &r->conflict_version);
     r->held = small(c, r->held, R2_HELD_MAX);
     for (uint32_t i = 0; i < r->held && !c->failed; i++)
@@ -159,7 +163,7 @@ static void walk(struct cursor *c, struct r2_record *r)
 
 /* The longest record fits its slot: texts, arrays and fixed fields (twice a version). */
 _Static_assert(2 * (R2_ETAG_BYTES + R2_RECENT_BYTES + R2_HEADER + 80) + R2_URL_BYTES +
-                       R2_ETAG_BYTES + 32 * R2_TRIES_MAX + 8 * R2_HELD_MAX + 400 <
+                       R2_ETAG_BYTES + 32 * R2_TRIES_MAX + 8 * R2_HELD_MAX + 600 <
                    R2_STATE_SLOT - 24,
                "record too long for its slot");
 

@@ -19,8 +19,8 @@ static struct r2_err err;
 
 enum how {
     SERVE,
-    LOST,        /* nothing happens yet (see deliver()), no answer; nor to the next HEAD */
-    LANDED,      /* it happens, no answer; the next HEAD is answered */
+    LOST,         /* nothing happens yet (see deliver()), no answer; nor to the next HEAD */
+    LANDED,       /* it happens, no answer; the next HEAD is answered */
     LANDED_BLIND, /* nor to the next HEAD */
     DOWN,
     KILL_BEFORE, /* the process ends instead of the put */
@@ -28,10 +28,10 @@ enum how {
 };
 
 static struct {
-    enum how put;           /* what happens to the next puts of KEY; LOST and LANDED once */
-    enum how fork;          /* and to those of forks */
-    bool offline;           /* no call is answered */
-    bool blind;             /* the next HEAD is not answered */
+    enum how put;             /* what happens to the next puts of KEY; LOST and LANDED once */
+    enum how fork;            /* and to those of forks */
+    bool offline;             /* no call is answered */
+    bool blind;               /* the next HEAD is not answered */
     void (*before_get)(void); /* once */
     unsigned puts, heads, gets, others;
     /* the put that was lost */
@@ -282,7 +282,8 @@ static int64_t value_in(const char *path)
     shell("rm -f '%s'*; cp '%s' '%s' 2>/dev/null; cp '%s-wal' '%s-wal' 2>/dev/null; true",
           kit_path("look.db"), path, kit_path("look.db"), path, kit_path("look.db"));
     sqlite3 *db = kit_open(kit_path("look.db"));
-    int64_t v = kit_text_is(db, "PRAGMA integrity_check", "ok") ? kit_int(db, "SELECT x FROM t") : -2;
+    int64_t v =
+        kit_text_is(db, "PRAGMA integrity_check", "ok") ? kit_int(db, "SELECT x FROM t") : -2;
     sqlite3_close(db);
     return v;
 }

@@ -159,7 +159,9 @@ static bool refused(const void *bytes, size_t n, const char *says)
 {
     struct r2_image i;
     bool yes = adopt(bytes, n, &i) == R2_CORRUPT && strstr(err.text, says);
-    if (!yes) fprintf(stderr, "%zu bytes: code %d, \"%s\" does not say \"%s\"\n", n, err.code, err.text, says);
+    if (!yes)
+        fprintf(stderr, "%zu bytes: code %d, \"%s\" does not say \"%s\"\n", n, err.code, err.text,
+                says);
     r2_image_free(&i);
     return yes;
 }
@@ -269,7 +271,8 @@ static void content_whatever_the_version(void)
     r2_image_free(&i);
     unsigned wrong = 0;
     for (size_t at = 0; at < n; at += at < 512 ? 1 : 97) {
-        if (at < 18 || at == 28 || at == 29 || at == 30 || at == 31) continue; /* size: also below */
+        if (at < 18 || at == 28 || at == 29 || at == 30 || at == 31)
+            continue; /* size: also below */
         v.bytes[at] ^= 0x10;
         if (adopt(v.bytes, n, &i) != R2_OK) abort();
         wrong += (r2_image_content(&i) == content) != local_byte(at);
@@ -308,7 +311,7 @@ static void next_header(void)
     base.local_cookie--;
     r2_image_next_header(&i, &base, 8, h);
     CU_ASSERT_EQUAL(r2_get32(h + 40), 1001); /* one more, whatever the local one */
-    base.pages = 0; /* an empty version has no header to continue */
+    base.pages = 0;                          /* an empty version has no header to continue */
     r2_image_next_header(&i, &base, 8, h);
     CU_ASSERT_EQUAL(h[18], v.bytes[18]);
     r2_image_free(&i);

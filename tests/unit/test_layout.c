@@ -1,5 +1,5 @@
-/* test_layout.c - the object layout over a scripted store: pushes whose answers are lost, objects that
- * are damaged, changed or hidden. */
+/* test_layout.c - the object layout over a scripted store: pushes whose answers are lost, objects
+ * that are damaged, changed or hidden. */
 #include "localkit.h"
 
 #include "../../vfs/image.h"
@@ -111,11 +111,9 @@ static enum r2_code fake_put(struct r2_store *s, struct r2_call *call, const str
     fake.meta = *what->meta;
     fake.when = what->when;
     snprintf(fake.etag, sizeof fake.etag, "%s", what->etag ? what->etag : "");
-    bool may = what->when == R2_PUT_IF_ABSENT
-                   ? !fake.exists
-                   : fake.exists && strcmp(what->etag, fake.o.etag) == 0;
-    if (may && (how == SERVE || how == LANDED))
-        replace(bytes, what->body.size, what->meta->text);
+    bool may = what->when == R2_PUT_IF_ABSENT ? !fake.exists
+                                              : fake.exists && strcmp(what->etag, fake.o.etag) == 0;
+    if (may && (how == SERVE || how == LANDED)) replace(bytes, what->body.size, what->meta->text);
     free(bytes);
     if (how == DOWN) return r2_fail(call->err, R2_UNREACHABLE, "no connection");
     if (how == DENIED) return r2_fail(call->err, R2_DENIED, "403");
@@ -193,9 +191,8 @@ static void intend(int k, uint64_t version, const char *over_etag, const char *r
 static enum r2_code push(int64_t ms)
 {
     struct r2_call call = call_for(ms);
-    struct r2_push p = {.pending = &pending,
-                        .image = &image,
-                        .size = (uint64_t)image.pages * image.page_size};
+    struct r2_push p = {
+        .pending = &pending, .image = &image, .size = (uint64_t)image.pages * image.page_size};
     maker = (enum r2_maker)99;
     memset(&seen, 0x55, sizeof seen);
     return r2_layout_object.push(&fake.base, &call, KEY, &p, &seen, &maker);
@@ -209,8 +206,8 @@ static bool landed(void)
     snprintf(want, sizeof want,
              "db-version: %llu\ndb-lineage: %s\ndb-layout: object\ndb-checksum: %016llx\n"
              "db-recent: %s\n",
-             (unsigned long long)pending.v.version, lineage,
-             (unsigned long long)pending.v.checksum, pending.v.recent);
+             (unsigned long long)pending.v.version, lineage, (unsigned long long)pending.v.checksum,
+             pending.v.recent);
     size_t n = (size_t)image.pages * image.page_size;
     char *bytes = malloc(n);
     bool same = fake.exists && fake.o.size == n &&
@@ -498,9 +495,15 @@ static void probes(void)
 static void damaged_metadata(void)
 {
     static const char *const bad[] = {
-        "db-version: 0\n", "db-version: -1\n", "db-version: 7x\n", "db-version: \n",
-        "db-version:  7\n", "db-version: 0x7\n", "db-version: 99999999999999999999\n",
-        "db-version: 9223372036854775808\n", "db-version: 7\ndb-lineage: 12\n",
+        "db-version: 0\n",
+        "db-version: -1\n",
+        "db-version: 7x\n",
+        "db-version: \n",
+        "db-version:  7\n",
+        "db-version: 0x7\n",
+        "db-version: 99999999999999999999\n",
+        "db-version: 9223372036854775808\n",
+        "db-version: 7\ndb-lineage: 12\n",
         "db-version: 7\ndb-layout: pages\n",
         "db-version: 7\ndb-checksum: 12\ndb-recent: 7:00000000000000a7\n"};
     start();

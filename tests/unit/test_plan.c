@@ -195,7 +195,7 @@ static void foreign_writers(void)
     static const struct {
         uint64_t number;
         enum r2_relation want;
-    } cases[] = {{6, R2_REL_NEWER}, {7, R2_REL_NEWER},   {5, R2_REL_ALTERED},
+    } cases[] = {{6, R2_REL_NEWER},   {7, R2_REL_NEWER},   {5, R2_REL_ALTERED},
                  {4, R2_REL_ALTERED}, {1, R2_REL_ALTERED}, {0, R2_REL_ALTERED}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         start();

@@ -23,9 +23,9 @@ static void hostile_text(void)
         "7",
         "7:",
         "x",
-        "7:00000000000000a",                      /* 15 digits */
-        "7:00000000000000aaa",                    /* 17 */
-        "7:00000000000000AA",                     /* never written so */
+        "7:00000000000000a",   /* 15 digits */
+        "7:00000000000000aaa", /* 17 */
+        "7:00000000000000AA",  /* never written so */
         "7:00000000000000ag",
         " 7:00000000000000aa",
         "7 :00000000000000aa",
@@ -36,9 +36,9 @@ static void hostile_text(void)
         "7:00000000000000aa,x",
         "7:00000000000000aa,6",
         "7:00000000000000aa,6:00000000000000b",
-        "7:00000000000000aa,",                    /* cut off */
-        "7:00000000000000aa,7:00000000000000bb",  /* twice */
-        "7:00000000000000aa,8:00000000000000bb",  /* not newest first */
+        "7:00000000000000aa,",                   /* cut off */
+        "7:00000000000000aa,7:00000000000000bb", /* twice */
+        "7:00000000000000aa,8:00000000000000bb", /* not newest first */
         "7:00000000000000aa,6:00000000000000bb,6:00000000000000cc",
         "-7:00000000000000aa",
         "+7:00000000000000aa",
@@ -206,10 +206,14 @@ static void lineage_text(void)
     CU_ASSERT_EQUAL(strlen(text), 32);
     CU_ASSERT_EQUAL(memcmp(text, "0314", 4), 0);
     CU_ASSERT_TRUE(r2_lineage_parse(text, back) && memcmp(id, back, 16) == 0);
-    static const char *const bad[] = {"", "0", "0314253647586970", "03142536475869708192a3b4c5d6e7g8",
+    static const char *const bad[] = {"",
+                                      "0",
+                                      "0314253647586970",
+                                      "03142536475869708192a3b4c5d6e7g8",
                                       "03142536475869708192a3b4c5d6e7f",
                                       "03142536475869708192a3b4c5d6e7f80",
-                                      "03142536475869708192a3b4 5d6e7f8", "x3142536475869708192a3b4c5d6e7f8"};
+                                      "03142536475869708192a3b4 5d6e7f8",
+                                      "x3142536475869708192a3b4c5d6e7f8"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CU_ASSERT_FALSE(
             r2_lineage_parse((const char *)unit_guarded(bad[i], strlen(bad[i]) + 1), back));

@@ -88,6 +88,10 @@ static void fill(struct r2_record *r)
         r->pending.try[i].checksum = i + 1;
         memset(r->pending.try[i].lineage, (int)i, 16);
     }
+    r->unclean = r->damaged = true;
+    r->left = r->identity;
+    r->left.ino = 17;
+    r->left_seq = UINT64_MAX - 6;
     r->conflict_version = UINT64_MAX;
     r->held = R2_HELD_MAX;
     for (unsigned i = 0; i < R2_HELD_MAX; i++)
@@ -168,14 +172,27 @@ static bool taken_with32(const uint8_t *bytes, size_t at, uint32_t v)
     return taken_with(bytes, at, b, 4);
 }
 
+/* Where two records begin to differ: the last byte of the number that does. */
+static size_t field(const struct r2_record *x, const struct r2_record *y)
+{
+    static uint8_t one[R2_STATE_SLOT], two[R2_STATE_SLOT];
+    size_t at = 24;
+    r2_record_encode(x, one);
+    r2_record_encode(y, two);
+    while (at < R2_STATE_SLOT && one[at] == two[at])
+        at++;
+    CU_ASSERT_TRUE_FATAL(at < R2_STATE_SLOT);
+    return at - 3;
+}
+
 static void limits_hold_with_a_right_checksum(void)
 {
-    struct r2_record r;
+    struct r2_record r, other;
     static uint8_t bytes[R2_STATE_SLOT];
     uint8_t zero = 0, other_order[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+    size_t at_url = 24 + 8;
     simple(&r, 5);
     r2_record_encode(&r, bytes);
-    size_t at_url = 24 + 8, at_layout = at_url + 4 + strlen(url), at_area = at_layout + 4 + 3 * 8;
     CU_ASSERT_TRUE(taken_with(bytes, 24, "\1", 1)); /* the tool itself works */
     CU_ASSERT_FALSE(taken_with(bytes, 7, "\2", 1)); /* another format number */
     if (memcmp(bytes + 16, other_order, 8) == 0) other_order[0] = 8, other_order[7] = 1;
@@ -183,17 +200,24 @@ static void limits_hold_with_a_right_checksum(void)
     CU_ASSERT_FALSE(taken_with32(bytes, at_url, R2_URL_BYTES));
     CU_ASSERT_FALSE(taken_with32(bytes, at_url, UINT32_MAX));
     CU_ASSERT_FALSE(taken_with(bytes, at_url + 4 + 3, &zero, 1)); /* NUL inside a text */
-    CU_ASSERT_TRUE(taken_with32(bytes, at_layout, R2_LAYOUT_LOG));
-    CU_ASSERT_FALSE(taken_with32(bytes, at_layout, R2_LAYOUT_LOG + 1));
-    CU_ASSERT_TRUE(taken_with32(bytes, at_area, 1));
-    CU_ASSERT_FALSE(taken_with32(bytes, at_area, 2));
-    /* the last two fields: conflict_version (8) and held (4), then zeros */
-    size_t base = at_area + 4 + 8 + 4 + 16 + 8 + 4 + 4 + R2_HEADER + 4 + 4;
-    size_t at_kind = base + 8 + 8 * 8 + 4, at_held = at_kind + 4 + 8;
-    CU_ASSERT_TRUE(taken_with32(bytes, at_kind, R2_PENDING_PUSH));
-    CU_ASSERT_FALSE(taken_with32(bytes, at_kind, R2_PENDING_PULL + 1));
-    CU_ASSERT_TRUE(taken_with32(bytes, at_held, R2_HELD_MAX));
-    CU_ASSERT_FALSE(taken_with32(bytes, at_held, R2_HELD_MAX + 1));
+    for (int k = 0; k < 4; k++) {
+        static const uint32_t limits[] = {R2_LAYOUT_LOG, 1, R2_PENDING_PULL, R2_HELD_MAX};
+        other = r;
+        if (k == 0) other.layout = R2_LAYOUT_LOG;
+        if (k == 1) other.area = 1;
+        if (k == 2) other.pending.kind = R2_PENDING_PUSH;
+        if (k == 3) other.held = 1;
+        size_t at = field(&r, &other);
+        CU_ASSERT_TRUE(taken_with32(bytes, at, limits[k]));
+        CU_ASSERT_FALSE(taken_with32(bytes, at, limits[k] + 1));
+        CU_ASSERT_FALSE(taken_with32(bytes, at, UINT32_MAX));
+    }
+    r.pending.kind = R2_PENDING_PUSH;
+    other = r;
+    other.pending.tries = 1;
+    r2_record_encode(&r, bytes);
+    CU_ASSERT_TRUE(taken_with32(bytes, field(&r, &other), R2_TRIES_MAX));
+    CU_ASSERT_FALSE(taken_with32(bytes, field(&r, &other), R2_TRIES_MAX + 1));
 }
 
 /* Garbage with a right checksum, against unreadable pages: refused or within all limits. */
@@ -568,8 +592,11 @@ static void deleted_or_replaced(void)
         r2_state_unlock(s);
         struct r2_live *old = r2_state_live(s);
         uint64_t seq = atomic_load(&old->write_seq);
-        if (how == 0) snprintf(cmd, sizeof cmd, "rm '%s'", side);
-        else snprintf(cmd, sizeof cmd, "head -c 28672 /dev/zero >'%s.x'; mv '%s.x' '%s'", side, side, side);
+        if (how == 0)
+            snprintf(cmd, sizeof cmd, "rm '%s'", side);
+        else
+            snprintf(cmd, sizeof cmd, "head -c 28672 /dev/zero >'%s.x'; mv '%s.x' '%s'", side, side,
+                     side);
         if (system(cmd) != 0) abort();
         CU_ASSERT_EQUAL(r2_state_lock(s, 0, &anew, &err), R2_OK);
         CU_ASSERT_TRUE(anew);
@@ -665,8 +692,8 @@ static void touch_and_commit(void)
     end();
 }
 
-/* The copy of clean_seq in the live page is written after the sync: a power loss can leave it behind.
- * Then the first touch must be made durable all the same. */
+/* The copy of clean_seq in the live page is written after the sync: a power loss can leave it
+ * behind. Then the first touch must be made durable all the same. */
 static void live_copy_left_behind(void)
 {
     struct r2_record r;
@@ -755,7 +782,8 @@ static void identities(void)
     end();
 }
 
-/* A look within the tick of the last write proves nothing: the next write may show the same time. */
+/* A look within the tick of the last write proves nothing: the next write may show the same time.
+ */
 static void same_clock_tick(void)
 {
     struct r2_identity a;
