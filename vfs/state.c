@@ -80,10 +80,14 @@ void r2_state_close(struct r2_state *s)
 
 void r2_state_forget(struct r2_state *s)
 {
-    /* the locks belong to the open file description, which the parent still has: closing our
-     * descriptor releases nothing of it */
-    if (s->fd >= 0) r2_os.close(s->fd);
+    /* The locks belong to the open file description, which the parent still has: letting go of it
+     * here releases nothing. Keeping it, as descriptor or as mapping, would keep the locks of a
+     * parent that dies. */
+    static struct r2_live nobodys;
+    if (s->fd < 0) return;
+    r2_os.close(s->fd);
     s->fd = -1;
+    munmap(atomic_exchange(&s->live, &nobodys), R2_STATE_LIVE);
 }
 
 /* Is the descriptor still the file that the path names? */

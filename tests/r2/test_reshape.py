@@ -80,6 +80,27 @@ class Reshape(support.Case):
                 stock.end()
                 second.close()
 
+    def test_schema_of_the_loser(self):
+        """The same, and r2_resolve('local'): now the other machine's caches must go."""
+        for mode in ("delete", "wal"):
+            with self.subTest(mode):
+                self.fresh(mode)
+                db, other = self.begin(mode)
+                db.execute("CREATE TABLE a1(x)")
+                other.execute("CREATE TABLE b1(x)")
+                self.assertEqual(one(other, "SELECT sync()"), 2)
+                stock = self.peer("b/app.db", stock=True)
+                for run in (other.execute, stock):
+                    self.assertEqual(list(run("SELECT * FROM b1")), [])
+                self.fails(db.execute, "SELECT sync()", code=517)
+                self.assertEqual(one(db, "SELECT r2_resolve('local')"), 3)
+                self.assertEqual(one(other, "SELECT r2_pull()"), 3)
+                for run in (other.execute, stock):
+                    self.fails(run, "INSERT INTO b1 VALUES('astray')", says="no such table: b1")
+                    self.assertEqual(list(run("SELECT * FROM a1")), [])
+                self.same(db, other, stock)
+                stock.end()
+
     def test_schema_of_a_foreign_writer(self):
         """It makes the file anew each time: another schema, and by chance the same cookie."""
         for mode in ("delete", "wal"):
