@@ -76,6 +76,8 @@ void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id,
 
 /* replica_open.c */
 enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *kind);
+/* With nothing known of the file: does it hold the remote's version? Then that is the base. */
+enum r2_code r2_take_if_equal(struct r2_op *op, struct r2_remote *remote, bool *equal);
 /* Read the file although its writers may be alive: rolled back changes are none. */
 enum r2_code r2_look_closer(struct r2_op *op, enum r2_local_kind *kind);
 /* The file is not there, or empty. */
@@ -128,8 +130,10 @@ enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
                             const struct r2_expect *expect, int64_t busy_ms);
 
 /* replica_resolve.c */
-enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t version,
-                           char key[R2_KEY_BYTES + 128]);
+/* Keep bytes as KEY-forks/<version>-<writer>-<checksum>.db, and say so. */
+enum r2_code r2_fork_bytes(struct r2_op *op, int fd, uint64_t size, uint64_t checksum,
+                           uint64_t version);
+enum r2_code r2_fork_image(struct r2_op *op, const struct r2_image *image, uint64_t version);
 enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local);
 
 /* replica_timer.c */

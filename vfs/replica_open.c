@@ -38,48 +38,62 @@ static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
     return rc ? r2_wrap(op->call.err, "%.200s; conflict=fork", why.text) : R2_OK;
 }
 
-/* The local file may be the remote's version although nothing says so: its bytes decide. */
+/* Is the staged content the fetched version's? Then that is the base. */
+static enum r2_code recognise(struct r2_op *op, struct r2_remote *remote,
+                              const struct r2_image *image, const struct r2_staged *s, bool *equal)
+{
+    struct r2_record *k = &op->r->record;
+    *equal = s->content == r2_image_content(image) && s->image.pages == image->pages &&
+             s->image.page_size == image->page_size;
+    if (*equal && image->pages)
+        *equal = memcmp(s->image.sums + 1, image->sums + 1, (image->pages - 1) * 8u) == 0;
+    if (!*equal) return R2_OK;
+    enum r2_code rc =
+        r2_state_write_sums(op->r->state, k->area ^ 1, 1, image->pages, image->sums, op->call.err);
+    if (rc) return rc;
+    r2_keep_lineage(k, remote);
+    k->area ^= 1;
+    k->base = remote->v;
+    k->base.local_cookie = r2_image_cookie(&s->image);
+    k->highest_seen = remote->v.version;
+    k->conflict_version = 0;
+    k->pending.kind = R2_PENDING_NONE;
+    r2_mark_clean(op, s->seq, &s->identity, s->content);
+    return r2_op_save(op);
+}
+
+/* The local file may be the remote's version although nothing says so: its bytes decide. `config`:
+ * what to do if not; NULL: nothing. */
 static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config *config,
-                                        enum r2_relation relation, struct r2_remote *remote)
+                                        enum r2_relation relation, struct r2_remote *remote,
+                                        bool *equal)
 {
     struct r2_record *k = &op->r->record;
     struct r2_staged s;
     struct r2_image image;
+    bool backup = false;
+    *equal = false;
+    memset(&s, 0, sizeof s);
+    r2_image_init(&s.image);
     r2_image_init(&image);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
     if (!rc) rc = r2_fetch(op, remote, false, &image);
-    if (rc) {
-        r2_image_free(&image);
-        return rc;
-    }
-    rc = r2_stage(op, false, &s);
-    bool equal = !rc && s.content == r2_image_content(&image) && s.image.pages == image.pages &&
-                 s.image.page_size == image.page_size;
-    if (equal && image.pages)
-        equal = memcmp(s.image.sums + 1, image.sums + 1, (image.pages - 1) * 8u) == 0;
-    if (equal) {
-        rc = r2_state_write_sums(op->r->state, k->area ^ 1, 1, image.pages, image.sums,
-                                 op->call.err);
-        k->area ^= 1;
-        r2_keep_lineage(k, remote);
-        k->base = remote->v;
-        k->base.local_cookie = r2_image_cookie(&s.image);
-        k->highest_seen = remote->v.version;
-        k->pending.kind = R2_PENDING_NONE;
-        r2_mark_clean(op, s.seq, &s.identity, s.content);
-        if (!rc) rc = r2_op_save(op);
-    }
-    if (!rc && !equal && r2_held_before(k, &s)) { /* a backup: nothing is lost */
+    if (!rc) rc = r2_stage(op, false, &s);
+    if (!rc) rc = recognise(op, remote, &image, &s, equal);
+    if (!rc && !*equal && config && r2_held_before(k, &s)) { /* nothing is lost */
         struct r2_expect expect = {.image = &s.image};
+        backup = true;
         rc = r2_install(op, remote, &image, &expect, OPEN_BUSY_MS);
-    } else if (!rc && !equal) {
-        r2_staged_free(&s);
-        r2_image_free(&image);
-        return by_policy(op, config, relation, remote);
     }
     r2_staged_free(&s);
     r2_image_free(&image);
+    if (!rc && !*equal && !backup && config) rc = by_policy(op, config, relation, remote);
     return rc;
+}
+
+enum r2_code r2_take_if_equal(struct r2_op *op, struct r2_remote *remote, bool *equal)
+{
+    return compare_with_remote(op, NULL, R2_REL_FIRST, remote, equal);
 }
 
 /* Local commits that a crash or a failed close left behind. A failure is not the opener's: the
@@ -135,6 +149,7 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
     struct r2_record *k = &r->record;
     enum r2_relation relation = r2_plan_relation(k, remote);
     enum r2_action action = r2_plan(kind, relation);
+    bool equal;
     /* an older state file put back: the file may be the remote's version all the same */
     if (action == R2_DO_CONFLICT && op->unseen && relation == R2_REL_NEWER) action = R2_DO_COMPARE;
     if (action == R2_DO_CONFLICT && !first && kind == R2_LOCAL_DIRTY) {
@@ -154,7 +169,7 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
     case R2_DO_PULL:
         return take_remote(op, remote, kind);
     case R2_DO_COMPARE:
-        return compare_with_remote(op, config, relation, remote);
+        return compare_with_remote(op, config, relation, remote, &equal);
     case R2_DO_CONFLICT:
         return by_policy(op, config, relation, remote);
     case R2_DO_REFUSE:

@@ -49,8 +49,10 @@ static enum r2_code set_aside_strays(struct r2_op *op)
     char from[PATH_MAX], to[PATH_MAX];
     const char *path = op->r->path;
     struct stat st;
-    if (snprintf(from, sizeof from, "%s-wal", path) >= (int)sizeof from ||
-        snprintf(to, sizeof to, "%s-r2-stray-wal-%" PRId64, path, r2_now_ms()) >= (int)sizeof to)
+    int n = snprintf(to, sizeof to, "%s-r2-stray-wal", path);
+    if (n > 0 && (size_t)n < sizeof to && access(to, F_OK) == 0) /* an earlier one stays */
+        n = snprintf(to, sizeof to, "%s-r2-stray-wal-%" PRId64, path, r2_now_ms());
+    if (snprintf(from, sizeof from, "%s-wal", path) >= (int)sizeof from || n >= (int)sizeof to)
         return r2_fail(op->call.err, R2_IO, "the path is too long: %s", path);
     if (stat(from, &st) == 0) {
         if (st.st_size == 0 ? r2_os.unlink(from) : r2_os.rename(from, to))
@@ -340,6 +342,8 @@ static enum r2_code follow(struct r2_op *op, int64_t busy_ms)
     if (relation != R2_REL_NEWER || !clean) {
         if (relation == R2_REL_FIRST && r2_local_absent(op))
             return r2_pull_remote(op, &seen, NULL, busy_ms);
+        if (relation == R2_REL_FIRST) rc = r2_take_if_equal(op, &seen, &clean);
+        if (rc || (relation == R2_REL_FIRST && clean)) return rc;
         return r2_conflict(op, relation, &seen);
     }
     rc = can_write(op, busy_ms); /* before the download, not after it */

@@ -285,7 +285,9 @@ static enum r2_code look_first(struct r2_op *op)
     enum r2_code rc = r2_finish_pull(op);
     bool hidden = k->base.version && !k->base.etag[0];
     /* with a conflict known, the small question comes before the large body */
-    if (rc || (k->pending.kind != R2_PENDING_PUSH && !hidden && !k->conflict_version)) return rc;
+    bool lost = !op->known; /* the state file was deleted while the database was open */
+    if (rc || (k->pending.kind != R2_PENDING_PUSH && !hidden && !k->conflict_version && !lost))
+        return rc;
     rc = r2_probe(op, &seen);
     if (rc && k->pending.kind == R2_PENDING_PUSH) return unknown_outcome(op);
     if (!rc) rc = r2_settle(op, &seen, &moved);
@@ -296,9 +298,12 @@ static enum r2_code look_first(struct r2_op *op)
         return R2_OK;
     }
     if (relation == R2_REL_ABSENT) return R2_OK;
+    bool equal = false;
+    if (relation == R2_REL_FIRST) rc = r2_take_if_equal(op, &seen, &equal);
+    if (rc || equal) return rc;
     struct r2_staged s;
     rc = r2_stage(op, false, &s); /* nothing of ours above the base: then it is no conflict */
-    bool equal = s.equal;
+    equal = s.equal;
     r2_staged_free(&s);
     if (rc || (equal && relation == R2_REL_NEWER)) return rc;
     return r2_conflict(op, relation, &seen);

@@ -11,11 +11,12 @@
 #include <string.h>
 
 #include "buf.h"
+#include "ltx.h"
 #include "os.h"
 
 enum { RESOLVE_BUSY_MS = 5000 };
 
-static bool fork_meta(const struct r2_replica *r, const struct r2_image *image, uint64_t version,
+static bool fork_meta(const struct r2_replica *r, uint64_t checksum, uint64_t version,
                       struct r2_meta *m)
 {
     char text[64];
@@ -24,7 +25,7 @@ static bool fork_meta(const struct r2_replica *r, const struct r2_image *image, 
     bool ok = r2_meta_add(m, "db-version", text);
     r2_lineage_text(r->record.base.lineage, text);
     ok = ok && r2_meta_add(m, "db-lineage", text);
-    snprintf(text, sizeof text, "%016" PRIx64, r2_image_checksum(image));
+    snprintf(text, sizeof text, "%016" PRIx64, checksum);
     return ok && r2_meta_add(m, "db-checksum", text);
 }
 
@@ -39,23 +40,22 @@ static bool is_there(struct r2_op *op, const char *key, const struct r2_meta *me
            r2_meta_get(&o.meta, "db-checksum", theirs, sizeof theirs) && strcmp(mine, theirs) == 0;
 }
 
-enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t version,
-                           char key[R2_KEY_BYTES + 128])
+enum r2_code r2_fork_bytes(struct r2_op *op, int fd, uint64_t size, uint64_t checksum,
+                           uint64_t version)
 {
     struct r2_replica *r = op->r;
+    char key[R2_KEY_BYTES + 128];
     struct r2_meta meta;
     struct r2_object o;
-    int n =
-        snprintf(key, R2_KEY_BYTES + 128, "%s-forks/%" PRIu64 "-%016" PRIx64 "-%016" PRIx64 ".db",
-                 r->config.key, version, r->record.writer, r2_image_checksum(image));
-    if (n < 0 || n >= R2_KEY_BYTES || !fork_meta(r, image, version, &meta))
+    int n = snprintf(key, sizeof key, "%s-forks/%" PRIu64 "-%016" PRIx64 "-%016" PRIx64 ".db",
+                     r->config.key, version, r->record.writer, checksum);
+    if (n < 0 || n >= R2_KEY_BYTES || !fork_meta(r, checksum, version, &meta))
         return r2_fail(op->call.err, R2_REFUSED, "the fork's key would be too long: %s", key);
-    struct r2_put put = {
-        .key = key,
-        .body = {.fd = image->fd, .size = (uint64_t)image->pages * image->page_size},
-        .when = R2_PUT_IF_ABSENT,
-        .meta = &meta,
-        .content_type = "application/vnd.sqlite3"};
+    struct r2_put put = {.key = key,
+                         .body = {.fd = fd, .size = size},
+                         .when = R2_PUT_IF_ABSENT,
+                         .meta = &meta,
+                         .content_type = "application/vnd.sqlite3"};
     enum r2_code rc;
     r2_op_time(op);
     for (int64_t pause = 100;; pause *= 2) {
@@ -84,6 +84,28 @@ enum r2_code r2_fork_image(struct r2_op *op, struct r2_image *image, uint64_t ve
     return R2_OK;
 }
 
+enum r2_code r2_fork_image(struct r2_op *op, const struct r2_image *image, uint64_t version)
+{
+    return r2_fork_bytes(op, image->fd, (uint64_t)image->pages * image->page_size,
+                         r2_image_checksum(image), version);
+}
+
+/* What was downloaded is no sound version; its bytes are kept all the same. */
+static enum r2_code fork_damaged(struct r2_op *op, const struct r2_image *image,
+                                 const struct r2_remote *remote)
+{
+    uint8_t chunk[65536];
+    uint64_t crc = 0;
+    enum r2_code rc = R2_OK;
+    r2_err_clear(op->call.err);
+    for (uint64_t at = 0, n; !rc && at < remote->size; at += n) {
+        n = remote->size - at < sizeof chunk ? remote->size - at : sizeof chunk;
+        rc = r2_read_at(image->fd, chunk, n, at, op->call.err);
+        if (!rc) crc = r2_crc64(crc, chunk, n);
+    }
+    return rc ? rc : r2_fork_bytes(op, image->fd, remote->size, crc, remote->v.version);
+}
+
 /* The staged image with the fields that it would have had as the next version. */
 static enum r2_code as_next_version(struct r2_op *op, struct r2_staged *s)
 {
@@ -95,7 +117,6 @@ static enum r2_code as_next_version(struct r2_op *op, struct r2_staged *s)
 
 enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local)
 {
-    char key[R2_KEY_BYTES + 128];
     struct r2_record *k = &op->r->record;
     struct r2_staged s;
     memset(&s, 0, sizeof s);
@@ -103,8 +124,7 @@ enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool ke
     enum r2_code rc = R2_OK;
     if (!r2_local_absent(op)) rc = r2_stage(op, true, &s);
     if (!rc) rc = as_next_version(op, &s);
-    if (!rc && keep_local && s.image.pages)
-        rc = r2_fork_image(op, &s.image, k->base.version + 1, key);
+    if (!rc && keep_local && s.image.pages) rc = r2_fork_image(op, &s.image, k->base.version + 1);
     if (!rc) {
         struct r2_expect expect = {.image = s.image.pages ? &s.image : NULL};
         k->pending.kind = R2_PENDING_NONE;
@@ -117,12 +137,14 @@ enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool ke
 /* The remote's content, kept as a fork before something else takes its place. */
 static enum r2_code keep_remote(struct r2_op *op, struct r2_remote *remote)
 {
-    char key[R2_KEY_BYTES + 128];
     struct r2_image image;
     r2_image_init(&image);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
     if (!rc) rc = r2_fetch(op, remote, false, &image);
-    if (!rc && image.pages) rc = r2_fork_image(op, &image, remote->v.version, key);
+    if (!rc && image.pages)
+        rc = r2_fork_image(op, &image, remote->v.version);
+    else if (rc == R2_CORRUPT)
+        rc = fork_damaged(op, &image, remote);
     r2_image_free(&image);
     return rc;
 }

@@ -102,7 +102,8 @@ static void set_stage(const struct scene *s)
             _exit(0);
         }
         sqlite3 *db = kit_open(kit_path("first"));
-        kit_fill(db, OLD, s->rows_from, s->from, 0);
+        bool twice = s->sector && !s->patches;
+        kit_fill(db, twice ? 9 : OLD, s->rows_from, s->from, 0);
         if (s->patches) interleave(db);
         kit_exec(db, "PRAGMA journal_mode=%s", s->mode);
         if (s->sector &&

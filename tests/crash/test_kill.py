@@ -109,14 +109,14 @@ class SystemCalls(KillCase):
         if not crashkit.can_trace():
             self.skipTest("ptrace is not permitted here")
 
-    def points(self, calls, random):
+    def points(self, calls, n, random):
         """The system calls at which to die: spread over the phase, others in each run."""
-        if POINTS == 0 or calls <= POINTS:
+        if n == 0 or calls <= n:
             return range(1, calls + 1)
-        width = calls / POINTS
-        return sorted({1 + int((k + random.random()) * width) for k in range(POINTS)})
+        width = calls / n
+        return sorted({1 + int((k + random.random()) * width) for k in range(n)})
 
-    def kill_all(self, name, make, check, modes=("delete", "wal"), kinds=("file", "s3")):
+    def kill_all(self, name, make, check, modes=("delete", "wal"), kinds=("file", "s3"), density=1):
         """make(path, mode) prepares a world and returns the work of the child."""
         for kind in kinds:
             for mode in modes:
@@ -126,7 +126,7 @@ class SystemCalls(KillCase):
                 self.assertEqual(whole.status, 0, whole.said)
                 self.assertGreater(whole.calls, 0, "the phase does nothing")
                 check(path, mode, *acks(whole.said))
-                for at in self.points(whole.calls, random):
+                for at in self.points(whole.calls, POINTS * density, random):
                     path = self.world(kind)
                     with self.subTest(phase=name, kind=kind, mode=mode, at=at):
                         result = run_traced(make(path, mode), at)
@@ -264,23 +264,29 @@ class SystemCalls(KillCase):
         self.kill_all("open with leftovers", make, self.plain_check)
 
     def test_pull(self):
-        """A replica that is killed in a pull holds the old version or the new one."""
-        sets = {}
+        """A replica that is killed in a pull holds the old version or the new one, no mixture."""
+        known = {}
 
         def make(path, mode):
             there = path.replace("/a/", "/b/")
             os.makedirs(os.path.dirname(there))
-            old = self.seed_rows(path, 1, 6, mode)
-            sets["old"] = old
-            support.connect(there, self.remote).close()
-            if mode == "wal":           # the pulled file's journal mode is its own choice
-                db = support.connect(there, self.remote)
-                db.execute("PRAGMA journal_mode=wal")
-                db.close()
+            self.seed_rows(path, 1, 6, mode)
             db = support.connect(path, self.remote)
-            db.execute("DELETE FROM junk")
+            db.execute("BEGIN")
+            for _ in range(60):
+                db.execute("INSERT INTO junk VALUES(randomblob(3000))")
+            db.execute("COMMIT")
             db.close()
-            sets["new"] = old | self.seed_rows(path, 7, 12)
+            known["old"] = self.head()
+            db = support.connect(there, self.remote)
+            db.execute(f"PRAGMA journal_mode={mode}")   # the replica's own choice
+            db.close()
+            db = support.connect(path, self.remote)
+            # pages here and there, so that they are written one by one; and some more at the end
+            db.execute("UPDATE junk SET x = randomblob(3000) WHERE rowid % 3 = 1")
+            db.execute("INSERT INTO junk VALUES(randomblob(30000))")
+            db.close()
+            known["new"] = self.head()
 
             def work():
                 mark()
@@ -292,9 +298,10 @@ class SystemCalls(KillCase):
         def check(path, mode, committed, synced):
             there = path.replace("/a/", "/b/")
             copy = crashkit.copy_of(there, tempfile.mkdtemp(dir=self.folder))
-            self.assertIn(plain_look(copy)[0], (sets["old"], sets["new"]))
-            self.assertEqual(self.check(there, committed, sets["new"]), sets["new"])
-        self.kill_all("pull", make, check)
+            self.assertIn(plain_look(copy), known.values(), "neither the old version nor the new")
+            self.check(there, committed, known["new"][0])
+            self.assertEqual(plain_look(there), known["new"])
+        self.kill_all("pull", make, check, kinds=("file",), density=3)
 
     def test_first_pull(self):
         """A machine that is killed while it gets its first copy."""
