@@ -59,7 +59,7 @@ def work():
     def stop(*_):
         raise SystemExit
     signal.signal(signal.SIGTERM, stop)
-    print("ready", os.getpid(), flush=True)
+    sys.stdout.write(f"ready {os.getpid()}\\n")     # in one piece: four write to this pipe
     try:
         while True:
             connection, address = listener.accept()
