@@ -309,6 +309,7 @@ void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id,
 {
     struct r2_record *k = &op->r->record;
     k->clean_seq = seq;
+    k->unvouched = false;
     k->identity = *id;
     uint32_t n = 0;
     while (n < k->held && k->held_content[n] != content)
@@ -329,6 +330,11 @@ enum r2_code r2_replica_touch(struct r2_replica *r, struct r2_err *e)
 void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark)
 {
     r2_state_committed(r->state, mark);
+}
+
+void r2_replica_ended(struct r2_replica *r)
+{
+    r2_state_ended(r->state);
 }
 
 void r2_replica_count_write(struct r2_replica *r)

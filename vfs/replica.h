@@ -41,6 +41,8 @@ enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *conf
 enum r2_code r2_replica_touch(struct r2_replica *r, struct r2_err *e);
 /* A transaction was committed; `mark` says how the file (or its -wal) looks then. */
 void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark);
+/* A transaction that wrote is over, committed or not. */
+void r2_replica_ended(struct r2_replica *r);
 void r2_replica_count_write(struct r2_replica *r);
 void r2_replica_count_sync(struct r2_replica *r);
 /* At the start of a transaction: probe if the last one is older than config->refresh_ms, and pull.

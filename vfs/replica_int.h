@@ -130,9 +130,9 @@ enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
                             const struct r2_expect *expect, int64_t busy_ms);
 
 /* replica_resolve.c */
-/* Keep bytes as KEY-forks/<version>-<writer>-<checksum>.db, and say so. */
-enum r2_code r2_fork_bytes(struct r2_op *op, int fd, uint64_t size, uint64_t checksum,
-                           uint64_t version);
+/* Keep the remote's version as KEY-log/<lineage>/<version>.db, where the past of a database stands,
+ * before a push replaces it for which nobody vouches. R2_PRECONDITION: it has moved on. */
+enum r2_code r2_keep_base(struct r2_op *op, struct r2_remote *remote);
 enum r2_code r2_fork_image(struct r2_op *op, const struct r2_image *image, uint64_t version);
 enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local);
 

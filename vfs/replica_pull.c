@@ -27,7 +27,7 @@ enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, bool just_this
     struct r2_replica *r = op->r;
     int64_t asked_ms = r2_now_ms();
     r2_op_time(op);
-    for (int turn = 0; turn < 3; turn++) {
+    while (r2_boot_ms() < op->call.deadline_ms) {
         enum r2_code rc = r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
         if (rc == R2_OK) r->record.verified_ms = asked_ms;
         if (rc == R2_PRECONDITION && just_this) return rc;

@@ -309,6 +309,38 @@ static enum r2_code look_first(struct r2_op *op)
     return r2_conflict(op, relation, &seen);
 }
 
+/* What is about to be pushed was not written by r2vfs: later work of plain SQLite, or an older file
+ * put back, which nothing can tell apart. So the version that it replaces is kept first. */
+static enum r2_code keep_base(struct r2_op *op)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_remote seen;
+    if (!k->unvouched || !k->base.version) return R2_OK;
+    enum r2_code rc = r2_probe(op, &seen);
+    if (rc || r2_plan_relation(k, &seen) != R2_REL_SAME) return rc; /* the push meets it */
+    rc = r2_keep_base(op, &seen);
+    if (rc == R2_PRECONDITION) rc = R2_OK; /* so will the push */
+    return rc;
+}
+
+/* Make what was staged the next version. */
+static enum r2_code push_next(struct r2_op *op, struct r2_staged *s, uint64_t *version)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_push_over over = {.base = k->base.version ? &k->base : NULL,
+                                .etag = k->base.version ? k->base.etag : "",
+                                .version = k->base.version + 1};
+    if (!s->image.pages && !k->base.version) return R2_OK; /* a database without a page yet */
+    if (!s->image.pages)
+        return r2_fail(op->call.err, R2_REFUSED,
+                       "%s is empty now, although it held version %" PRIu64
+                       "; an empty file is not "
+                       "pushed: close it, delete it and open it again to get the remote's content",
+                       op->r->path, k->base.version);
+    enum r2_code rc = keep_base(op);
+    return rc ? rc : r2_push_staged(op, s, &over, version);
+}
+
 enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version)
 {
     struct r2_record *k = &op->r->record;
@@ -317,25 +349,16 @@ enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version)
     if (rc) return rc;
     *version = k->base.version;
     rc = r2_stage(op, true, &s);
-    if (rc == R2_MISSING) {
-        r2_staged_free(&s);
-        return R2_OK; /* no file: nothing to push */
-    }
-    /* while another content is in doubt for the next version, base's must be pushed after it */
-    if (!rc && s.equal && k->pending.kind != R2_PENDING_PUSH) {
+    if (rc == R2_MISSING) { /* no file: nothing to push */
+        r2_err_clear(op->call.err);
+        rc = R2_OK;
+    } else if (!rc && s.equal && k->pending.kind != R2_PENDING_PUSH) {
         bool news = k->clean_seq != s.seq || !r2_identity_same(&k->identity, &s.identity);
         r2_mark_clean(op, s.seq, &s.identity, s.content);
         if (news) rc = r2_op_save(op);
-    } else if (!rc && (s.image.pages || k->base.version)) {
-        struct r2_push_over over = {.base = k->base.version ? &k->base : NULL,
-                                    .etag = k->base.version ? k->base.etag : "",
-                                    .version = k->base.version + 1};
-        rc = s.image.pages ? r2_push_staged(op, &s, &over, version)
-                           : r2_fail(op->call.err, R2_REFUSED,
-                                     "%s is empty now, although it held version %" PRIu64
-                                     "; an empty file is not pushed: close it, delete it and open "
-                                     "it again to get the remote's content",
-                                     op->r->path, k->base.version);
+    } else if (!rc) {
+        /* equal too, while another content is in doubt: base's must be pushed after that one */
+        rc = push_next(op, &s, version);
     }
     r2_staged_free(&s);
     return rc;

@@ -40,17 +40,16 @@ static bool is_there(struct r2_op *op, const char *key, const struct r2_meta *me
            r2_meta_get(&o.meta, "db-checksum", theirs, sizeof theirs) && strcmp(mine, theirs) == 0;
 }
 
-enum r2_code r2_fork_bytes(struct r2_op *op, int fd, uint64_t size, uint64_t checksum,
-                           uint64_t version)
+/* Store bytes under a key of their own, once: what is there already with the same checksum is it.
+ */
+static enum r2_code keep_bytes(struct r2_op *op, const char *key, int fd, uint64_t size,
+                               uint64_t checksum, uint64_t version)
 {
     struct r2_replica *r = op->r;
-    char key[R2_KEY_BYTES + 128];
     struct r2_meta meta;
     struct r2_object o;
-    int n = snprintf(key, sizeof key, "%s-forks/%" PRIu64 "-%016" PRIx64 "-%016" PRIx64 ".db",
-                     r->config.key, version, r->record.writer, checksum);
-    if (n < 0 || n >= R2_KEY_BYTES || !fork_meta(r, checksum, version, &meta))
-        return r2_fail(op->call.err, R2_REFUSED, "the fork's key would be too long: %s", key);
+    if (strlen(key) >= R2_KEY_BYTES || !fork_meta(r, checksum, version, &meta))
+        return r2_fail(op->call.err, R2_REFUSED, "the key would be too long: %s", key);
     struct r2_put put = {.key = key,
                          .body = {.fd = fd, .size = size},
                          .when = R2_PUT_IF_ABSENT,
@@ -71,12 +70,23 @@ enum r2_code r2_fork_bytes(struct r2_op *op, int fd, uint64_t size, uint64_t che
         r2_sleep_ms(pause);
     }
     if (rc) {
-        r2_wrap(op->call.err, "cannot keep the losing image as %s", key);
+        r2_wrap(op->call.err, "cannot keep %s", key);
         r2_advise(op->call.err, "; nothing was changed");
         return rc;
     }
     r2_err_clear(op->call.err);
-    char text[R2_ERR_TEXT];
+    return R2_OK;
+}
+
+static enum r2_code fork_bytes(struct r2_op *op, int fd, uint64_t size, uint64_t checksum,
+                               uint64_t version)
+{
+    struct r2_replica *r = op->r;
+    char key[R2_KEY_BYTES + 128], text[R2_ERR_TEXT];
+    snprintf(key, sizeof key, "%s-forks/%" PRIu64 "-%016" PRIx64 "-%016" PRIx64 ".db",
+             r->config.key, version, r->record.writer, checksum);
+    enum r2_code rc = keep_bytes(op, key, fd, size, checksum, version);
+    if (rc) return r2_wrap(op->call.err, "the losing image of a conflict");
     snprintf(text, sizeof text, "the losing image of a conflict over %.300s was kept as %.600s",
              r->config.url, key);
     r2_note(r, "%s", text);
@@ -86,8 +96,8 @@ enum r2_code r2_fork_bytes(struct r2_op *op, int fd, uint64_t size, uint64_t che
 
 enum r2_code r2_fork_image(struct r2_op *op, const struct r2_image *image, uint64_t version)
 {
-    return r2_fork_bytes(op, image->fd, (uint64_t)image->pages * image->page_size,
-                         r2_image_checksum(image), version);
+    return fork_bytes(op, image->fd, (uint64_t)image->pages * image->page_size,
+                      r2_image_checksum(image), version);
 }
 
 /* What was downloaded is no sound version; its bytes are kept all the same. */
@@ -103,7 +113,7 @@ static enum r2_code fork_damaged(struct r2_op *op, const struct r2_image *image,
         rc = r2_read_at(image->fd, chunk, n, at, op->call.err);
         if (!rc) crc = r2_crc64(crc, chunk, n);
     }
-    return rc ? rc : r2_fork_bytes(op, image->fd, remote->size, crc, remote->v.version);
+    return rc ? rc : fork_bytes(op, image->fd, remote->size, crc, remote->v.version);
 }
 
 /* The staged image with the fields that it would have had as the next version. */
@@ -146,6 +156,26 @@ static enum r2_code keep_remote(struct r2_op *op, struct r2_remote *remote)
     else if (rc == R2_CORRUPT)
         rc = fork_damaged(op, &image, remote);
     r2_image_free(&image);
+    return rc;
+}
+
+enum r2_code r2_keep_base(struct r2_op *op, struct r2_remote *remote)
+{
+    char key[R2_KEY_BYTES + 128], lineage[33];
+    struct r2_image image;
+    r2_image_init(&image);
+    r2_lineage_text(op->r->record.base.lineage, lineage);
+    snprintf(key, sizeof key, "%s-log/%.8s/%016" PRIx64 ".db", op->r->config.key, lineage,
+             remote->v.version);
+    enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
+    if (!rc) rc = r2_fetch(op, remote, true, &image);
+    if (!rc)
+        rc = keep_bytes(op, key, image.fd, remote->size, r2_image_checksum(&image),
+                        remote->v.version);
+    r2_image_free(&image);
+    if (!rc)
+        r2_note(op->r, "%s was changed without r2vfs; version %" PRIu64 " of %s was kept as %s",
+                op->r->path, remote->v.version, op->r->config.url, key);
     return rc;
 }
 

@@ -36,6 +36,9 @@ static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged
     struct r2_record *k = &op->r->record;
     enum r2_code rc = r2_local_begin_read(l, e);
     if (!rc) rc = r2_identity_of(op->r->path, &out->identity, e);
+    /* Our SHARED lock keeps writers of the rollback modes out: one that is not over is dead. */
+    struct r2_live *live = r2_state_live(op->r->state);
+    if (!rc && !r2_local_is_wal(l) && atomic_exchange(&live->writing, 0)) k->unclean = true;
     if (!rc && (k->damaged || (k->unclean && !r2_local_is_wal(l)))) {
         /* journal_mode OFF or MEMORY may have been in force: nothing was replayed then */
         rc = r2_local_quick_check(l, e);
@@ -131,22 +134,30 @@ bool r2_local_absent(struct r2_op *op)
     return rc == R2_MISSING || (!rc && id.size == 0 && id.wal_size == 0);
 }
 
-/* A pull that was cut short: the file holds the new version, the old one, or was written since. */
-static enum r2_code finish_pull(struct r2_op *op, struct r2_staged *s)
+/* Does the file hold the pending version? Checksums that cannot be read (a state file cut short)
+ * say nothing. */
+static bool holds_pending(struct r2_op *op, const struct r2_staged *s)
 {
     struct r2_record *k = &op->r->record;
     struct r2_diff d;
+    struct r2_err ignored;
     enum r2_code rc =
-        r2_image_compare(&s->image, &k->pending.v, op->r->state, k->area ^ 1, &d, op->call.err);
-    if (!rc && !d.shape && d.pages == 0) {
+        r2_image_compare(&s->image, &k->pending.v, op->r->state, k->area ^ 1, &d, &ignored);
+    r2_diff_free(&d);
+    return !rc && !d.shape && d.pages == 0;
+}
+
+/* A pull that was cut short: the file holds the new version, the old one, or was written since. */
+static void finish_pull(struct r2_op *op, struct r2_staged *s)
+{
+    struct r2_record *k = &op->r->record;
+    if (holds_pending(op, s)) {
         k->base = k->pending.v;
         k->base.local_cookie = r2_image_cookie(&s->image);
         k->area ^= 1;
         s->equal = true;
     }
-    r2_diff_free(&d);
     k->pending.kind = R2_PENDING_NONE;
-    return rc;
 }
 
 enum r2_code r2_finish_pull(struct r2_op *op)
@@ -157,7 +168,7 @@ enum r2_code r2_finish_pull(struct r2_op *op)
     if (rc == R2_MISSING)
         rc = R2_OK;
     else if (!rc)
-        rc = finish_pull(op, &s);
+        finish_pull(op, &s);
     if (!rc && s.equal) r2_mark_clean(op, s.seq, &s.identity, s.content);
     op->r->record.pending.kind = rc ? R2_PENDING_PULL : R2_PENDING_NONE;
     r2_staged_free(&s);
@@ -206,20 +217,19 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
     enum r2_code rc = r2_stage(op, false, &s);
     /* killed between SQLite's commit and our mark: one further */
     if (!rc && mark && !mark->wal_frames) op->continues = s.identity.counter - mark->counter <= 1;
-    if (!rc && k->pending.kind == R2_PENDING_PULL) rc = finish_pull(op, &s);
-    if (!rc && first && k->pending.kind == R2_PENDING_PUSH && !op->continues) {
-        struct r2_diff d;
-        rc = r2_image_compare(&s.image, &k->pending.v, r->state, k->area ^ 1, &d, op->call.err);
-        op->continues = !rc && !d.shape && d.pages == 0;
-        r2_diff_free(&d);
-    }
+    if (!rc && k->pending.kind == R2_PENDING_PULL) finish_pull(op, &s);
+    if (!rc && first && k->pending.kind == R2_PENDING_PUSH && !op->continues)
+        op->continues = holds_pending(op, &s);
     if (!rc && s.equal && !(op->continues && k->pending.kind == R2_PENDING_PUSH)) {
         r2_mark_clean(op, s.seq, &s.identity, s.content);
         rc = r2_op_save(op);
         *kind = R2_LOCAL_CLEAN;
     } else if (!rc) {
         *kind = s.equal ? R2_LOCAL_DIRTY : kind_of(op, &s, first && op->continues);
-        if (k->unclean != was_unclean || k->damaged != was_damaged) rc = r2_op_save(op);
+        bool news = k->unclean != was_unclean || k->damaged != was_damaged;
+        if (first && op->unseen && *kind == R2_LOCAL_DIRTY && !k->unvouched)
+            news = k->unvouched = true;
+        if (news) rc = r2_op_save(op);
     }
     r2_staged_free(&s);
     return rc;

@@ -58,8 +58,10 @@ static int begin(struct r2_file *p)
 /* A transaction that wrote is over. A committed one leaves its mark. */
 static void end_of_write(struct r2_file *p)
 {
-    if (p->touched && p->committed && !r2_replica_foreign(p->replica))
-        r2_replica_committed(p->replica, &p->mark);
+    if (p->touched && !r2_replica_foreign(p->replica)) {
+        if (p->committed) r2_replica_committed(p->replica, &p->mark);
+        r2_replica_ended(p->replica);
+    }
     p->touched = p->committed = false;
 }
 

@@ -256,10 +256,16 @@ enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e)
 {
     struct r2_live *live = r2_state_live(s);
     uint64_t before = atomic_fetch_add(&live->write_seq, 1);
+    atomic_store(&live->writing, 1);
     if (before != atomic_load(&live->clean_seq)) return R2_OK;
     r2_boot_id(live->boot_id);
     if (msync(live, R2_STATE_LIVE, MS_SYNC) == 0) return R2_OK;
     return r2_fail_errno(e, errno, "sync the state file %s", s->path);
+}
+
+void r2_state_ended(struct r2_state *s)
+{
+    atomic_store(&r2_state_live(s)->writing, 0);
 }
 
 void r2_state_committed(struct r2_state *s, const struct r2_mark *mark)

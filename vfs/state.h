@@ -97,6 +97,7 @@ struct r2_record {
     struct r2_identity identity; /* of the file when it was last known to hold base */
     struct r2_pending pending;
     bool unclean;              /* after an unclean end: quick_check before anything is pushed */
+    bool unvouched;            /* changed while no r2vfs was there: keep base before a push */
     bool damaged;              /* and that check failed: never pushed */
     struct r2_identity left;   /* the file when it was last closed with something unpushed */
     uint64_t left_seq;         /* and write_seq then; 0: not so */
@@ -123,6 +124,8 @@ struct r2_live {
     uint8_t boot_id[16];
     struct r2_mark mark[2]; /* written in turn: mark[seq & 1]; a torn one has another seq */
     _Atomic uint64_t mark_seq;
+    _Atomic uint32_t
+        writing; /* a transaction has written pages and is not over; or its writer died */
     _Atomic uint32_t uploading; /* whoever holds the OP lock is sending: it may take long */
 };
 
@@ -163,6 +166,8 @@ struct r2_live *r2_state_live(struct r2_state *s);
 /* Note that pages are about to change: moves write_seq, and makes that durable when the file was
  * clean before (a power loss must not leave a changed file that the state calls clean). */
 enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e);
+/* The transaction that r2_state_touch() was called for is over, one way or the other. */
+void r2_state_ended(struct r2_state *s);
 void r2_state_committed(struct r2_state *s, const struct r2_mark *mark);
 /* The newest whole mark; false when there is none. */
 bool r2_state_mark(struct r2_state *s, struct r2_mark *out);

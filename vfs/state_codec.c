@@ -152,6 +152,7 @@ static void walk(struct cursor *c, struct r2_record *r)
     identity(c, &r->identity);
     pending(c, &r->pending);
     r->unclean = small(c, r->unclean, 1) != 0;
+    r->unvouched = small(c, r->unvouched, 1) != 0;
     r->damaged = small(c, r->damaged, 1) != 0;
     identity(c, &r->left);
     u64(c, &r->left_seq);

@@ -19,21 +19,23 @@ struct scene {
     bool log;     /* WAL: a committed transaction is in the log already */
     bool patches; /* the new version continues the old one: pages here and there */
     int sector;   /* not 0: a torn write damages a whole sector of so many bytes */
+    bool stale;   /* the log was emptied, and that was not synced: the old one may come back */
 };
 static const struct scene scenes[] = {
-    {"grow", "delete", PS, PS, 60, 150, false, false, 0},
-    {"shrink", "delete", PS, PS, 150, 40, false, false, 0},
-    {"persist leftover", "persist", PS, PS, 100, 120, false, false, 0},
-    {"smaller pages", "delete", 4096, 512, 60, 80, false, false, 0},
-    {"larger pages", "delete", 512, 4096, 60, 20, false, false, 0},
-    {"empty", NULL, PS, PS, 0, 60, false, false, 0},
-    {"new log", "wal", PS, PS, 60, 100, false, false, 0},
-    {"shrink in the log", "wal", PS, PS, 100, 30, true, false, 0},
-    {"grow in the log", "wal", PS, PS, 60, 100, true, false, 0},
-    {"patches", "delete", PS, PS, 8, 0, false, true, 0},
-    {"patches in the log", "wal", PS, PS, 8, 0, true, true, 0},
-    {"sectors", "delete", PS, PS, 8, 0, false, true, 4096},
-    {"sectors in the log", "wal", PS, PS, 40, 90, false, false, 4096},
+    {"grow", "delete", PS, PS, 60, 150, false, false, 0, false},
+    {"shrink", "delete", PS, PS, 150, 40, false, false, 0, false},
+    {"persist leftover", "persist", PS, PS, 100, 120, false, false, 0, false},
+    {"smaller pages", "delete", 4096, 512, 60, 80, false, false, 0, false},
+    {"larger pages", "delete", 512, 4096, 60, 20, false, false, 0, false},
+    {"empty", NULL, PS, PS, 0, 60, false, false, 0, false},
+    {"new log", "wal", PS, PS, 60, 100, false, false, 0, false},
+    {"shrink in the log", "wal", PS, PS, 100, 30, true, false, 0, false},
+    {"grow in the log", "wal", PS, PS, 60, 100, true, false, 0, false},
+    {"patches", "delete", PS, PS, 8, 0, false, true, 0, false},
+    {"patches in the log", "wal", PS, PS, 8, 0, true, true, 0, false},
+    {"sectors", "delete", PS, PS, 8, 0, false, true, 4096, false},
+    {"sectors in the log", "wal", PS, PS, 40, 90, false, false, 4096, false},
+    {"emptied log", "wal", PS, PS, 20, 90, false, false, 0, true},
 };
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
@@ -90,7 +92,7 @@ static struct kit_version continued(uint32_t page_size)
 /* Make "first": the files as a scene begins, made by a process that died, so that a WAL stays. */
 static void set_stage(const struct scene *s)
 {
-    drop("first");
+    drop("first"), drop("stale");
     r2_raw_hook.sector = s->sector;
     free(fresh.bytes);
     if (!s->patches) fresh = kit_make(NEW, s->rows_to, s->to, 0);
@@ -106,13 +108,17 @@ static void set_stage(const struct scene *s)
         kit_fill(db, twice ? 9 : OLD, s->rows_from, s->from, 0);
         if (s->patches) interleave(db);
         kit_exec(db, "PRAGMA journal_mode=%s", s->mode);
-        if (s->sector &&
-            !s->patches) { /* the end of our own transaction lies before the next one */
+        if (twice) { /* the end of our own transaction lies before the next one */
             struct kit_version v = kit_make(OLD, s->rows_from, s->from, 0);
             kit_which(db); /* is in: the log stays */
             if (kit_apply(kit_path("first"), &v, 0, NULL) != R2_OK) abort();
         }
         if (!strcmp(s->mode, "persist") || s->log) kit_must(db, "UPDATE t SET pad='log'");
+        if (s->stale) {
+            kit_must(db, "UPDATE t SET ver=8; UPDATE t SET ver=1");
+            copy("first", "stale", 3);
+            kit_must(db, "PRAGMA wal_checkpoint(TRUNCATE)");
+        }
         _exit(0); /* without closing */
     }
     waitpid(pid, NULL, 0);
@@ -273,6 +279,8 @@ static void one_failure(struct failer *k, bool wal)
     r2_raw_hook.before = fail_hook;
     enum r2_code code = kit_apply_on(l, &fresh, &e);
     r2_raw_hook.before = NULL;
+    /* what had to be played back is, by now */
+    CU_ASSERT_TRUE(k->all || access(kit_path("f-journal"), F_OK) != 0);
     sqlite3 *db = kit_open(kit_path("f")); /* beside the session: nothing is locked */
     int which = kit_which(db);
     if (!k->hit) {
@@ -394,21 +402,23 @@ static int after_power_loss(int stop)
 {
     struct disk d[FILES] = {0};
     char file[80];
-    for (int i = 0; i < FILES; i++) {
-        size_t n;
-        snprintf(file, sizeof file, "first%s", suffixes[i]);
-        uint8_t *b = kit_read_file(kit_path(file), &n);
-        play(&d[i], &(struct step){.op = R2_RAW_SYNC}, false);
-        if (b) memcpy(d[i].bytes, b, n), d[i].n = n, d[i].exists = true;
-        free(b);
-    }
-    int synced[FILES] = {0}, folder = 0;
+    int synced[FILES] = {-1, -1, -1}, folder = -1; /* the last sync of each */
     for (int i = 0; i < stop; i++) {
         if (rec.step[i].op != R2_RAW_SYNC) continue;
         if (rec.step[i].folder)
             folder = i;
         else
             synced[rec.step[i].file] = i;
+    }
+    for (int i = 0; i < FILES; i++) {
+        size_t n;
+        bool stale =
+            i == WAL && synced[WAL] < 0 && access(kit_path("stale-wal"), F_OK) == 0 && dice();
+        snprintf(file, sizeof file, "%s%s", stale ? "stale" : "first", suffixes[i]);
+        uint8_t *b = kit_read_file(kit_path(file), &n);
+        play(&d[i], &(struct step){.op = R2_RAW_SYNC}, false);
+        if (b) memcpy(d[i].bytes, b, n), d[i].n = n, d[i].exists = true;
+        free(b);
     }
     for (int i = 0; i < stop; i++) {
         struct step *s = &rec.step[i];
@@ -419,7 +429,7 @@ static int after_power_loss(int stop)
         }
         play(f, s, i > synced[s->file]);
         /* a new name is on the disk for sure once the folder is synced */
-        if (!f->exists && s->op != R2_RAW_PUBLISH && !s->folder && (folder || dice()))
+        if (!f->exists && s->op != R2_RAW_PUBLISH && !s->folder && (folder >= 0 || dice()))
             f->exists = true;
     }
     drop("p");

@@ -154,12 +154,20 @@ class CrashCase(support.Case):
 
     def forks(self):
         """{key: bytes} of the kept losers."""
+        return self.beside("-forks")
+
+    def past(self):
+        """{key: bytes} of replaced versions that were kept (KEY-log/)."""
+        return self.beside("-log")
+
+    def beside(self, suffix):
         if self.remote_kind == "s3":
-            return {key: self.bucket.get(key).body for key in self.bucket.list(self.key + "-forks/")}
-        folder, found = self.remote[len("file://"):] + "-forks", {}
-        if os.path.isdir(folder):
-            for name in sorted(os.listdir(folder)):
-                if name != ".r2vfs":
+            keys = self.bucket.list(self.key + suffix + "/")
+            return {key: self.bucket.get(key).body for key in keys}
+        top, found = self.remote[len("file://"):] + suffix, {}
+        for folder, _, names in os.walk(top):
+            for name in sorted(names):
+                if ".r2vfs" not in folder:
                     with open(os.path.join(folder, name), "rb") as file:
                         found[name] = file.read()
         return found
@@ -186,9 +194,9 @@ class CrashCase(support.Case):
             db.close()
 
     def all_rows(self, *paths):
-        """The rows in the head, the forks and these local files together."""
+        """The rows in the head, the forks, kept versions and these local files together."""
         found = self.head()[0]
-        for data in self.forks().values():
+        for data in [*self.forks().values(), *self.past().values()]:
             found |= self.look(data)[0]
         for path in paths:
             if os.path.exists(path):

@@ -314,15 +314,22 @@ class AtOpen(Conflict):
         self.assertEqual(one(db, "SELECT sync()"), version + 1)
         return db
 
-    def test_an_open_after_a_known_conflict(self):
-        """Once a conflict is known, the next open settles it by its policy, beside open
-        connections."""
+    def test_an_open_beside_the_writer(self):
+        """While others have the file open they must be told first: nothing is settled by an open."""
         db = self.local_change()
         self.other_pushes()
         self.fails(db.execute, "SELECT sync()", code=517)
         image = self.bytes_of()
+        second = self.open()
+        self.assertEqual(self.rows(second), ["base", "local"])
+        peer = self.peer("a/app.db")
+        self.assertEqual(peer.one("SELECT count(*) FROM t"), 2)
+        self.assertEqual(self.forks(), [])
+        self.fails(db.execute, "SELECT sync()", code=517)
+        peer.end()
+        second.close()
+        db.close()
         self.assertEqual(self.rows(self.open()), ["base", "other"])
-        self.assertEqual(self.rows(db), ["base", "other"])
         self.fork_is(image, 2)
 
     def test_gone(self):

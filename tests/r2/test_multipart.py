@@ -82,7 +82,7 @@ class Multipart(support.Case):
     def test_parts_and_ranges(self):
         db = self.open()                                # born at its first opening
         self.assertEqual(one(db, "SELECT sync()"), 1)
-        self.assertEqual(self.methods(), self.PARTS)
+        self.assertEqual(self.methods()[-9:], self.PARTS)
         self.check(1)
         self.through.clear()
         self.change(db)
@@ -102,9 +102,10 @@ class Multipart(support.Case):
         self.assertEqual(one(db, "SELECT sync()"), 2)
         self.assertEqual([rule.hits for rule in rules], [1, 1, 1, 1])
         rules = [self.through.truncate(100000, method="GET", nth=2),
-                 self.through.status(503, method="GET", nth=2)]
+                 self.through.status(503, method="GET", nth=2),
+                 self.through.flip(1000, method="GET", nth=3)]
         self.check(2, 1)
-        self.assertEqual([rule.hits for rule in rules], [1, 1])
+        self.assertEqual([rule.hits for rule in rules], [1, 1, 1])
 
     def test_part_that_always_fails(self):
         db = self.born()
@@ -147,40 +148,27 @@ class Multipart(support.Case):
         fork, = self.bucket.list(self.key + "-forks/")
         self.assertEqual(support.integrity_of_bytes(self.bucket.get(fork).body), "ok")
 
-    def test_412_at_complete(self):
-        """R2 honours the condition there; the emulator does not."""
+    def test_complete(self):
+        """No answer, though it happened or not; 412 (R2 honours the condition there, the emulator
+        does not) though nobody was faster; an error within a 200."""
         db = self.born()
-        self.change(db)
-        sent = self.through.status(412, method="POST", query="^uploadId")
+        error = (b"<?xml version='1.0'?><Error><Code>InternalError</Code>"
+                 b"<Message>we are sorry</Message></Error>")
         etag = self.bucket.head(self.key).etag
-        # Nobody made version 2: the next try does.
-        self.assertEqual(one(db, "SELECT sync()"), 2)
-        self.assertEqual(sent.hits, 1)
-        self.assertEqual({request.header("If-Match")
-                          for request in self.through.select("POST", query="^uploadId")}, {etag})
-        self.check(2, 1)
-
-    def test_complete_without_an_answer(self):
-        db = self.born()
-        for version, action in ((2, self.through.lose), (3, self.through.cut)):
-            with self.subTest(version):
+        for version, (action, *args) in enumerate((
+                (self.through.status, 412), (self.through.lose,), (self.through.cut,),
+                (self.through.status, 200, {"Content-Type": "application/xml"}, error)), 2):
+            with self.subTest(version=version, action=action.__name__, args=args):
                 self.change(db, version)
-                rule = action(method="POST", query="^uploadId")
+                self.through.clear()
+                rule = action(*args, method="POST", query="^uploadId")
                 self.assertEqual(one(db, "SELECT sync()"), version)
                 self.assertEqual(rule.hits, 1)
-        self.check(3, 2, 3)
+                self.assertEqual({request.header("If-Match") for request
+                                  in self.through.select("POST", query="^uploadId")}, {etag})
+                etag = self.bucket.head(self.key).etag
+        self.check(5, 2, 3, 4, 5)
         self.assertEqual(support.status(db, self.path("a/app.db"))["conflicts"], 0)
-
-    def test_error_in_a_200_at_complete(self):
-        db = self.born()
-        self.change(db)
-        rule = self.through.status(
-            200, {"Content-Type": "application/xml"}, b"<?xml version='1.0'?><Error><Code>"
-            b"InternalError</Code><Message>we are sorry</Message></Error>", method="POST",
-            query="^uploadId")
-        self.assertEqual(one(db, "SELECT sync()"), 2)
-        self.assertEqual(rule.hits, 1)
-        self.check(2, 1)
 
     def test_replaced_between_the_ranges(self):
         """The object changes while its ranges are fetched: all from one version."""
@@ -202,12 +190,6 @@ class Multipart(support.Case):
         self.assertEqual(found, [(1,)])
         self.assertEqual(one(other[0], "SELECT r2_version()"), 2)
         self.assertEqual(one(other[0], "PRAGMA integrity_check"), "ok")
-
-    def test_flipped_byte_in_a_range(self):
-        self.born().close()
-        rule = self.through.flip(1000, method="GET", nth=2)
-        self.check(1)
-        self.assertEqual(rule.hits, 1)
 
 
 if __name__ == "__main__":

@@ -245,6 +245,7 @@ static KIT_UNUSED void commit(struct machine *m, const char *sql)
     stock(m->path, sql);
     mark.counter = counter_of(m->path);
     r2_replica_committed(m->r, &mark);
+    r2_replica_ended(m->r);
 }
 
 /* Open, commit, close. */

@@ -320,6 +320,92 @@ static struct r2_walidx_hdr published(const char *path)
     return h[0];
 }
 
+/* A VFS under the session that lets somebody else commit right before the session's write lock. */
+static sqlite3_io_methods meddling, *meddled;
+static sqlite3 *meddler;
+static sqlite3_vfs meddling_vfs;
+static int meddlings;
+
+static int meddle(sqlite3_file *f, int first, int n, int flags)
+{
+    if (first == 0 && flags == (SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE) && meddlings > 0) {
+        meddlings--;
+        kit_must(meddler, "UPDATE t SET pad=randomblob(150) WHERE id % 3 = 0;"
+                          "INSERT INTO log VALUES(1)");
+    }
+    return meddled->xShmLock(f, first, n, flags);
+}
+
+static int meddling_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags, int *out)
+{
+    sqlite3_vfs *real = vfs->pAppData;
+    int rc = real->xOpen(real, name, f, flags, out);
+    if (rc != SQLITE_OK || !(flags & SQLITE_OPEN_MAIN_DB)) return rc;
+    meddled = (sqlite3_io_methods *)(uintptr_t)f->pMethods;
+    meddling = *meddled;
+    meddling.xShmLock = meddle;
+    f->pMethods = &meddling;
+    return rc;
+}
+
+static void a_commit_just_before_the_write_lock(void)
+{
+    struct r2_err e = {0};
+    struct r2_local *l = NULL;
+    uint32_t ps, pages;
+    kit_start();
+    const char *path = kit_path("m.db");
+    meddler = kit_open(path);
+    kit_fill(meddler, 1, 300, 1024, 0);
+    kit_must(meddler, "CREATE TABLE log(x); PRAGMA journal_mode=WAL; UPDATE t SET pad='w'");
+    meddling_vfs = *sqlite3_vfs_find(NULL);
+    meddling_vfs.zName = "meddling", meddling_vfs.pAppData = sqlite3_vfs_find(NULL);
+    meddling_vfs.xOpen = meddling_open;
+    sqlite3_vfs_register(&meddling_vfs, 0);
+    r2_local_set_vfs("meddling");
+    CU_ASSERT_EQUAL_FATAL(r2_local_open(path, 0, &l, &e), R2_OK);
+    meddlings = 1;
+    CU_ASSERT_EQUAL_FATAL(r2_local_begin_write(l, &e), R2_OK);
+    CU_ASSERT_EQUAL(meddlings, 0);
+    /* the image has that commit ... */
+    uint8_t *b = kit_image(l, &ps, &pages);
+    b[18] = b[19] = 1;
+    kit_write_file(kit_path("image"), b, (size_t)ps * pages);
+    sqlite3 *db = kit_open(kit_path("image"));
+    CU_ASSERT_EQUAL(kit_which(db), 1);
+    CU_ASSERT_EQUAL(kit_int(db, "SELECT count(*) FROM log"), 1);
+    /* ... and so does a version made from it, appended after it and not over it */
+    kit_must(db, "UPDATE t SET ver=2 WHERE id>0");
+    sqlite3_close(db);
+    struct kit_version v = {.page_size = ps, .number = 2};
+    size_t n;
+    free(b);
+    v.bytes = kit_read_file(kit_path("image"), &n);
+    v.pages = (uint32_t)(n / ps);
+    kit_must(meddler,
+             "BEGIN; SELECT * FROM t LIMIT 1"); /* reads frames of the commit all the while */
+    uint8_t *map = kit_diff(l, &v);
+    struct r2_apply a = {.page_size = ps,
+                         .pages = v.pages,
+                         .write_map = map,
+                         .read = kit_version_read,
+                         .ctx = &v,
+                         .new_schema = true};
+    CU_ASSERT_EQUAL(r2_apply(l, &a, &e), R2_OK);
+    CU_ASSERT_EQUAL(r2_local_end(l, &e), R2_OK);
+    CU_ASSERT_EQUAL(kit_which(meddler), 1);
+    kit_must(meddler, "COMMIT");
+    CU_ASSERT_EQUAL(kit_which(meddler), 2);
+    CU_ASSERT_EQUAL(kit_int(meddler, "SELECT count(*) FROM log"), 1);
+    r2_local_close(l);
+    sqlite3_close(meddler);
+    CU_ASSERT_TRUE(kit_file_same(&v, path));
+    r2_local_set_vfs(NULL);
+    sqlite3_vfs_unregister(&meddling_vfs);
+    free(map), free(v.bytes);
+    kit_stop();
+}
+
 /* Frames across the pieces of the wal-index, and a stale hash that a dead writer left. */
 static void long_logs(void)
 {
@@ -712,7 +798,7 @@ UNIT_MAIN("apply", UNIT(page_1_fields), UNIT(every_mode_and_page_size), UNIT(aut
           UNIT(sectors_larger_than_pages), UNIT(empty_file),
           UNIT(other_page_size_beside_an_idle_connection), UNIT(statements_are_prepared_again),
           UNIT(a_wal_reader_keeps_its_snapshot), UNIT(locks_of_others_are_respected),
-          UNIT(wal_in_exclusive_mode_elsewhere), UNIT(long_logs),
-          UNIT(recovered_from_the_log_alone), UNIT(leftover_of_a_longer_journal),
+          UNIT(wal_in_exclusive_mode_elsewhere), UNIT(a_commit_just_before_the_write_lock),
+          UNIT(long_logs), UNIT(recovered_from_the_log_alone), UNIT(leftover_of_a_longer_journal),
           UNIT(beyond_the_lock_page), UNIT(a_reader_that_fails), UNIT(refused_requests),
           UNIT(links_and_odd_names), UNIT(other_processes_see_old_or_new))

@@ -88,7 +88,7 @@ static void fill(struct r2_record *r)
         r->pending.try[i].checksum = i + 1;
         memset(r->pending.try[i].lineage, (int)i, 16);
     }
-    r->unclean = r->damaged = true;
+    r->unclean = r->damaged = r->unvouched = true;
     r->left = r->identity;
     r->left.ino = 17;
     r->left_seq = UINT64_MAX - 6;
