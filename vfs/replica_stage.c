@@ -65,6 +65,7 @@ static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged
 enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out)
 {
     struct r2_local *l = NULL;
+    struct r2_record *k = &op->r->record;
     enum r2_code rc = R2_OK;
     memset(out, 0, sizeof *out);
     r2_image_init(&out->image);
@@ -72,8 +73,11 @@ enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out)
     if (keep_bytes)
         rc = r2_image_create(&out->image, op->r->path, "-r2-stage", false, op->call.err);
     if (!rc) rc = r2_local_open(op->r->path, op->busy_ms, &l, op->call.err);
+    bool was_unclean = k->unclean, was_damaged = k->damaged;
     if (!rc) rc = stage(op, l, out);
     r2_local_close(l);
+    /* whoever looks next must know what was found */
+    if (!rc && (k->unclean != was_unclean || k->damaged != was_damaged)) rc = r2_op_save(op);
     return rc ? r2_wrap(op->call.err, "cannot read %s", op->r->path) : R2_OK;
 }
 
@@ -213,7 +217,6 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
     struct r2_replica *r = op->r;
     struct r2_record *k = &r->record;
     struct r2_staged s;
-    bool was_unclean = k->unclean, was_damaged = k->damaged;
     enum r2_code rc = r2_stage(op, false, &s);
     /* killed between SQLite's commit and our mark: one further */
     if (!rc && mark && !mark->wal_frames) op->continues = s.identity.counter - mark->counter <= 1;
@@ -226,10 +229,10 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
         *kind = R2_LOCAL_CLEAN;
     } else if (!rc) {
         *kind = s.equal ? R2_LOCAL_DIRTY : kind_of(op, &s, first && op->continues);
-        bool news = k->unclean != was_unclean || k->damaged != was_damaged;
-        if (first && op->unseen && *kind == R2_LOCAL_DIRTY && !k->unvouched)
-            news = k->unvouched = true;
-        if (news) rc = r2_op_save(op);
+        if (first && op->unseen && *kind == R2_LOCAL_DIRTY && !k->unvouched) {
+            k->unvouched = true;
+            rc = r2_op_save(op);
+        }
     }
     r2_staged_free(&s);
     return rc;

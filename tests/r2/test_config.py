@@ -340,7 +340,7 @@ print(db.execute("SELECT * FROM r2_requests").fetchall())
 print(db.execute("SELECT * FROM r2_status").fetchall())
 url = db.execute("SELECT r2_presign(60)").fetchone()[0]
 print("presigned", url)
-os.environ["R2_ENDPOINT"] = "http://127.0.0.1:9/nobody"
+os.environ.update(R2_ENDPOINT="http://127.0.0.1:9/nobody", R2VFS_TIMEOUT="500")
 try: connect(sys.argv[1] + "2", sys.argv[2])
 except sqlite3.Error as error: print(error)
 print(db.execute("PRAGMA r2_last_error").fetchall())

@@ -29,7 +29,7 @@ enum how {
 
 static struct {
     enum how put;             /* what happens to the next puts of KEY; LOST and LANDED once */
-    enum how fork;            /* and to those of forks */
+    enum how fork;            /* and to those of forks and bases */
     bool offline;             /* no call is answered */
     bool blind;               /* the next HEAD is not answered */
     void (*before_get)(void); /* once */
@@ -101,7 +101,8 @@ static enum r2_code b_put(struct r2_store *s, struct r2_call *call, const struct
                           struct r2_object *out)
 {
     struct r2_store *inner = inner_of(s);
-    bool fork_put = strstr(what->key, "-forks/") != NULL;
+    bool fork_put = !strstr(what->key, "/bucket/app.db") ||
+                    strcmp(strstr(what->key, "/bucket/app.db"), "/bucket/app.db") != 0;
     enum how *next = fork_put ? &script.fork : &script.put, how = *next;
     script.puts += !fork_put;
     script.others += fork_put;
