@@ -15,7 +15,8 @@ static bool lineage_known(const struct r2_version *v)
  */
 static bool same_version(const struct r2_version *base, const struct r2_remote *remote)
 {
-    if (strcmp(base->etag, remote->v.etag) == 0) return true;
+    /* the same bytes under a higher number are a version of their own: ours must not go below it */
+    if (strcmp(base->etag, remote->v.etag) == 0) return remote->v.version <= base->version;
     return remote->has_checksum && base->version == remote->v.version &&
            base->checksum == remote->v.checksum && base->recent[0] &&
            strcmp(base->recent, remote->v.recent) == 0;

@@ -26,6 +26,8 @@ enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out)
         return r2_wrap(op->call.err, "cannot ask %s for its version", r->config.url);
     }
     atomic_store(&r->remote_version, out->exists ? out->v.version : 0);
+    bool ours = out->exists && out->has_lineage && memcmp(out->v.lineage, k->base.lineage, 16) == 0;
+    if (ours && out->v.version > k->highest_seen) k->highest_seen = out->v.version;
     k->verified_ms = asked_ms;
     return R2_OK;
 }

@@ -260,7 +260,10 @@ enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e)
     if (before != atomic_load(&live->clean_seq)) return R2_OK;
     r2_boot_id(live->boot_id);
     if (msync(live, R2_STATE_LIVE, MS_SYNC) == 0) return R2_OK;
-    return r2_fail_errno(e, errno, "sync the state file %s", s->path);
+    int err = errno;
+    uint64_t mine = before + 1; /* the next one must try again */
+    atomic_compare_exchange_strong(&live->write_seq, &mine, before);
+    return r2_fail_errno(e, err, "sync the state file %s", s->path);
 }
 
 void r2_state_ended(struct r2_state *s)

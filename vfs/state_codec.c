@@ -4,7 +4,7 @@
  *   8      8   u64 CRC-64/GO-ISO of bytes 16..12287
  *   16     8   byte order mark: u64 0x0102030405060708 in the order of live page and checksums
  *   24     ..  the fields below, one after the other, in the order of walk():
- *              uN big-endian; text: u16 length, bytes; byte arrays as they are
+ *              uN big-endian; text: u32 length, bytes; byte arrays as they are
  *   rest       zero
  *
  * Encoder and decoder are one walk over the fields, so that they cannot drift apart. */
