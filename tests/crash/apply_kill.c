@@ -368,12 +368,21 @@ static bool dice(void) /* for the tests, the same every time */
     return (dice_state >> 40) & 1;
 }
 
+/* What of the bytes that were not synced is lost: by chance, all, those before a cut, those after.
+ */
+static int loss;
+static int64_t cut;
+static bool lost(int64_t at)
+{
+    return loss == 0 ? dice() : loss == 1 || (at < cut) == (loss == 2);
+}
+
 /* Play a step onto a file; `torn`: only some of its sectors get there. */
 static void play(struct disk *d, const struct step *s, bool torn)
 {
     enum { ROOM = 4 << 20 };
     if (!d->bytes && !(d->bytes = calloc(1, ROOM))) abort();
-    if (s->op == R2_RAW_TRUNCATE && !(torn && dice())) {
+    if (s->op == R2_RAW_TRUNCATE && !(torn && lost(s->at))) {
         if (d->n < (size_t)s->at) memset(d->bytes + d->n, 0, (size_t)s->at - d->n);
         d->n = (size_t)s->at;
     }
@@ -381,7 +390,7 @@ static void play(struct disk *d, const struct step *s, bool torn)
     for (int64_t i = 0, part; i < s->n; i += part) {
         part = SECTOR - (s->at + i) % SECTOR;
         if (part > s->n - i) part = s->n - i;
-        if (torn && dice()) {
+        if (torn && lost(s->at + i)) {
             int64_t all = r2_raw_hook.sector, from = all ? (s->at + i) / all * all : 0;
             if (from < (int64_t)d->n)
                 memset(d->bytes + from, 0xaa,
@@ -459,7 +468,10 @@ static void power_lost_at_every_step(void)
         r2_local_close(rec.l);
         int old = 0, new = 0;
         for (int stop = 0; stop <= rec.n; stop++)
-            for (int seed = 0; seed < 12; seed++, rounds++) {
+            for (int seed = 0; seed < 16; seed++, rounds++) {
+                loss = seed % 4;
+                dice();
+                cut = (int64_t)(dice_state >> 33) % 120000;
                 int which = after_power_loss(stop);
                 CU_ASSERT_TRUE(which == old_which || which == NEW);
                 if (stop == rec.n) CU_ASSERT_EQUAL(which, NEW); /* R2_OK is durable */
