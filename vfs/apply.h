@@ -8,9 +8,10 @@
  *    synced; then the wal-index's hash and header are published. Readers in progress keep theirs.
  * A change of page size, or a shrink to 0 pages, is possible in the rollback modes only.
  *
- * Page 1 keeps the local file's journal mode bytes (18, 19); bytes 24..27 and 92..95 become the local
- * change counter + 1 (so every SQLite drops its cache), 28..31 the size, and 40..43 (schema cookie)
- * stay as they are locally, or + 1 when `new_schema`. An empty local file takes page 1 as it is. */
+ * Page 1 keeps the local file's journal mode bytes (18, 19); bytes 24..27 and 92..95 become the
+ * local change counter + 1 (so every SQLite drops its cache), 28..31 the size, and 40..43 (schema
+ * cookie) stay as they are locally, or + 1 when `new_schema`. An empty local file takes page 1 as
+ * it is. */
 #ifndef R2_APPLY_H
 #define R2_APPLY_H
 
@@ -33,13 +34,13 @@ struct r2_apply {
     bool new_schema; /* the schema differs, or the content does not continue the local one */
 };
 
-/* Apply within the write transaction that r2_local_begin_write began on `l`. On R2_OK the content is
- * committed and durable. R2_UNKNOWN: the disk refused the very last step, and which of the two
- * contents a power loss would leave is open (rollback modes: every process now finds the new one; WAL:
- * the old one). On any other failure the file holds the old
- * content: in the rollback modes, once pages were written, the complete journal stays in place and
- * r2_local_end has SQLite play it back. The caller ends the transaction with r2_local_end in all
- * cases, and applies nothing more within it. */
+/* Apply within the write transaction that r2_local_begin_write began on `l`. On R2_OK the content
+ * is committed and durable. R2_UNKNOWN: the disk refused the very last step, and which of the two
+ * contents a power loss would leave is open (rollback modes: every process now finds the new one;
+ * WAL: the old one). On any other failure the file holds the old content: in the rollback modes,
+ * once pages were written, the complete journal stays in place and r2_local_end has SQLite play it
+ * back. The caller ends the transaction with r2_local_end in all cases, and applies nothing more
+ * within it. */
 enum r2_code r2_apply(struct r2_local *l, const struct r2_apply *a, struct r2_err *e);
 
 #endif

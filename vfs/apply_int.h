@@ -1,8 +1,8 @@
 /* apply_int.h - what local_sqlite.c, apply.c and apply_wal.c share: the session and its raw files.
  *
  * A session in a transaction is a plain SQLite read transaction; a write transaction adds, through
- * the same sqlite3_file, EXCLUSIVE (rollback modes) or the WAL's write lock. SQLite's own pager thus
- * never has anything to write or to undo, and drops its cache like any other connection's. */
+ * the same sqlite3_file, EXCLUSIVE (rollback modes) or the WAL's write lock. SQLite's own pager
+ * thus never has anything to write or to undo, and drops its cache like any other connection's. */
 #ifndef R2_APPLY_INT_H
 #define R2_APPLY_INT_H
 
@@ -14,25 +14,25 @@
 #include "local.h"
 
 enum {
-    R2_RAW_CHUNK = 1 << 20,     /* bytes moved at once */
-    R2_WALIDX_REGION = 32768,   /* bytes of one piece of the wal-index */
-    R2_LOCK_BYTE = 0x40000000,  /* the page that holds it is never read or written */
-    R2_MAX_FRAMES = 0x7fffffff  /* in one -wal */
+    R2_RAW_CHUNK = 1 << 20,    /* bytes moved at once */
+    R2_WALIDX_REGION = 32768,  /* bytes of one piece of the wal-index */
+    R2_LOCK_BYTE = 0x40000000, /* the page that holds it is never read or written */
+    R2_MAX_FRAMES = 0x7fffffff /* in one -wal */
 };
 
 /* The wal-index header, twice at the start of the shared memory, in the machine's byte order. */
 struct r2_walidx_hdr {
-    uint32_t version;     /* 3007000 */
+    uint32_t version; /* 3007000 */
     uint32_t unused;
-    uint32_t change;      /* one more with every commit */
-    uint8_t is_init;      /* 1 */
-    uint8_t big_end;      /* checksums of the -wal are over big-endian words */
-    uint16_t page_size;   /* 1: 65536 */
-    uint32_t mx_frame;    /* last committed frame */
-    uint32_t pages;       /* size of the database */
-    uint32_t frame_sum[2];/* cumulative checksum of mx_frame */
-    uint8_t salt[8];      /* as in the -wal's header */
-    uint32_t sum[2];      /* checksum of all before */
+    uint32_t change;       /* one more with every commit */
+    uint8_t is_init;       /* 1 */
+    uint8_t big_end;       /* checksums of the -wal are over big-endian words */
+    uint16_t page_size;    /* 1: 65536 */
+    uint32_t mx_frame;     /* last committed frame */
+    uint32_t pages;        /* size of the database */
+    uint32_t frame_sum[2]; /* cumulative checksum of mx_frame */
+    uint8_t salt[8];       /* as in the -wal's header */
+    uint32_t sum[2];       /* checksum of all before */
 };
 _Static_assert(sizeof(struct r2_walidx_hdr) == 48, "layout of the wal-index");
 
@@ -40,19 +40,19 @@ enum r2_local_state { R2_LOCAL_IDLE, R2_LOCAL_READ, R2_LOCAL_WRITE };
 
 struct r2_local {
     sqlite3 *db;
-    sqlite3_file *file;      /* the main file; the connection's own */
+    sqlite3_file *file; /* the main file; the connection's own */
     sqlite3_vfs *vfs;
-    const char *name;        /* as SQLite calls the file */
+    const char *name; /* as SQLite calls the file */
     int64_t busy_ms;
     enum r2_local_state state;
-    bool wal;                /* this transaction is in WAL mode */
-    bool hot;                /* a failed apply left its journal for SQLite to replay */
-    bool shaped;             /* page_size .. file_pages are filled */
+    bool wal;    /* this transaction is in WAL mode */
+    bool hot;    /* a failed apply left its journal for SQLite to replay */
+    bool shaped; /* page_size .. file_pages are filled */
     uint32_t page_size, pages;
-    uint32_t file_pages;     /* pages of the main file, whatever its header says (rounded up) */
-    sqlite3_file *wal_file;  /* the -wal, the connection's own */
-    bool fold;               /* frames of the -wal belong to the image */
-    struct r2_walidx_hdr idx;/* the wal-index header that the image is built from */
+    uint32_t file_pages;        /* pages of the main file, whatever its header says (rounded up) */
+    sqlite3_file *wal_file;     /* the -wal, the connection's own */
+    bool fold;                  /* frames of the -wal belong to the image */
+    struct r2_walidx_hdr idx;   /* the wal-index header that the image is built from */
     volatile uint32_t **region; /* pieces of the wal-index, mapped as needed; NULL where not yet */
     uint32_t regions;
 };
@@ -96,14 +96,15 @@ int r2_raw_read(sqlite3_file *f, void *to, uint32_t n, uint64_t at);
 /* 0: a write damages nothing beside it; else the sector that a torn write may damage. */
 uint32_t r2_raw_sector(const struct r2_local *l);
 
-/* Page 1 of a new version as it goes into the local file (the table in DESIGN section 2). `local` is
- * the local page 1, NULL when the file is empty. Pure. */
+/* Page 1 of a new version as it goes into the local file (the table in DESIGN section 2). `local`
+ * is the local page 1, NULL when the file is empty. Pure. */
 void r2_apply_page1(uint8_t *page, const uint8_t *local, uint32_t pages, bool new_schema);
 
 /* ---- the wal-index and the -wal (apply_wal.c) ---- */
 
-/* Read the header of the wal-index into l->idx and say whether frames belong to the image (l->fold).
- * SQLITE_BUSY: it is being written, or was left unfinished; end the transaction and try again. */
+/* Read the header of the wal-index into l->idx and say whether frames belong to the image
+ * (l->fold). SQLITE_BUSY: it is being written, or was left unfinished; end the transaction and try
+ * again. */
 int r2_walidx_load(struct r2_local *l);
 /* The newest frame of the image with this page; 0: none, it is in the main file. */
 int r2_walidx_find(struct r2_local *l, uint32_t pgno, uint32_t *frame);

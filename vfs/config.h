@@ -12,10 +12,10 @@
 #include "err.h"
 
 enum {
-    R2_KEY_BYTES = 1024,  /* R2's limit for a key is 1,024; ours leaves room for -log/ and -forks/ */
+    R2_KEY_BYTES = 1024, /* R2's limit for a key is 1,024; ours leaves room for -log/ and -forks/ */
     R2_KEY_MAX = 900,
-    R2_URL_BYTES = 1200,  /* scheme, bucket, key, terminator */
-    R2_TEXT_BYTES = 256,  /* endpoint, names */
+    R2_URL_BYTES = 1200,   /* scheme, bucket, key, terminator */
+    R2_TEXT_BYTES = 256,   /* endpoint, names */
     R2_SECRET_BYTES = 4096 /* session tokens are long */
 };
 
@@ -31,29 +31,29 @@ struct r2_credentials {
 };
 
 struct r2_config {
-    enum r2_scheme scheme;     /* NONE: no remote, the file passes through */
-    char url[R2_URL_BYTES];    /* canonical: s3://bucket/key or file:///dir/key; no credentials */
+    enum r2_scheme scheme;      /* NONE: no remote, the file passes through */
+    char url[R2_URL_BYTES];     /* canonical: s3://bucket/key or file:///dir/key; no credentials */
     char bucket[R2_TEXT_BYTES]; /* s3 only */
-    char key[R2_KEY_BYTES];    /* s3: the key; file: the absolute path without its first '/' */
+    char key[R2_KEY_BYTES];     /* s3: the key; file: the absolute path without its first '/' */
     char endpoint[R2_TEXT_BYTES * 2]; /* http[s]://host[:port][/prefix], no trailing '/' */
-    char region[64];           /* "auto" */
+    char region[64];                  /* "auto" */
     struct r2_credentials cred;
     enum r2_sync_mode sync;
-    int64_t sync_ms;           /* with R2_SYNC_TIMER; 1 .. 86,400,000 */
-    bool refresh_open;         /* probe at xOpen only */
-    int64_t refresh_ms;        /* else: probe at a transaction's start if older than this; >= 0 */
+    int64_t sync_ms;            /* with R2_SYNC_TIMER; 1 .. 86,400,000 */
+    bool refresh_open;          /* probe at xOpen only */
+    int64_t refresh_ms;         /* else: probe at a transaction's start if older than this; >= 0 */
     enum r2_layout_kind layout; /* for a database that the remote does not have yet */
     bool layout_given;
     enum r2_conflict_policy conflict;
     bool offline_allow;
-    int64_t timeout_ms;        /* one operation, retries included; 100 .. 3,600,000 */
-    int64_t retention_s;       /* at least 3600 */
+    int64_t timeout_ms;  /* one operation, retries included; 100 .. 3,600,000 */
+    int64_t retention_s; /* at least 3600 */
     bool progress;
 };
 
-/* SQLite hands over paths with their symbolic links resolved. So the `env` callback is also asked for
- * this name, which no environment has, and may answer with R2VFS_ROOT's realpath (valid until the
- * next call): a database below either spelling of the root is below the root. */
+/* SQLite hands over paths with their symbolic links resolved. So the `env` callback is also asked
+ * for this name, which no environment has, and may answer with R2VFS_ROOT's realpath (valid until
+ * the next call): a database below either spelling of the root is below the root. */
 #define R2_CONFIG_REAL_ROOT "R2VFS_ROOT (realpath)"
 
 /* Where values come from. Each returns NULL when the name is not set; "" counts as not set. */

@@ -36,7 +36,7 @@ static enum r2_code read_meta(const struct r2_object *o, const char *key, struct
                               struct r2_err *e)
 {
     char value[R2_META_BYTES + 1]; /* room for any: too long is not "none" */
-    out->v.version = 1; /* a plain file that somebody put there */
+    out->v.version = 1;            /* a plain file that somebody put there */
     if (r2_meta_get(&o->meta, "db-version", value, sizeof value)) {
         if (!r2_parse_u64(value, INT64_MAX, &out->v.version) || out->v.version == 0)
             return bad_meta(e, key, "db-version", value);

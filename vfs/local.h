@@ -1,10 +1,11 @@
 /* local.h - the local database file as replica.c and apply.c see it: a table of calls.
  *
- * local_sqlite.c implements it with a private SQLite connection (through the VFS below r2vfs) to the
- * same file: SQLite itself replays journals, recovers WALs and takes the locks, and the file is only
- * touched through its own VFS. Tests may put another implementation behind it.
+ * local_sqlite.c implements it with a private SQLite connection (through the VFS below r2vfs) to
+ * the same file: SQLite itself replays journals, recovers WALs and takes the locks, and the file is
+ * only touched through its own VFS. Tests may put another implementation behind it.
  *
- * A session is used by one thread at a time. All offsets and sizes are of the main database file. */
+ * A session is used by one thread at a time. All offsets and sizes are of the main database file.
+ */
 #ifndef R2_LOCAL_H
 #define R2_LOCAL_H
 
@@ -33,13 +34,14 @@ enum r2_code r2_local_open(const char *path, int64_t busy_ms, struct r2_local **
  * database folds its -wal into the file and removes it, as SQLite does. NULL is allowed. */
 void r2_local_close(struct r2_local *l);
 
-/* Begin a read transaction: the content stays as it is until r2_local_end. R2_BUSY after busy_ms. */
+/* Begin a read transaction: the content stays as it is until r2_local_end. R2_BUSY after busy_ms.
+ */
 enum r2_code r2_local_begin_read(struct r2_local *l, struct r2_err *e);
 /* Begin an exclusive write transaction: EXCLUSIVE lock in the rollback modes (readers out), the
  * write lock in WAL mode (readers go on). R2_BUSY after busy_ms. */
 enum r2_code r2_local_begin_write(struct r2_local *l, struct r2_err *e);
-/* End the transaction; nothing stays locked, whatever is returned. After a failed r2_apply that left
- * a hot journal SQLite replays it here: an error says that it could not, and that the next
+/* End the transaction; nothing stays locked, whatever is returned. After a failed r2_apply that
+ * left a hot journal SQLite replays it here: an error says that it could not, and that the next
  * connection will try again. */
 enum r2_code r2_local_end(struct r2_local *l, struct r2_err *e);
 
@@ -49,8 +51,8 @@ bool r2_local_is_wal(const struct r2_local *l); /* journal mode of this transact
  * WAL frames folded in. Valid until r2_local_end; after r2_apply it is the new content. */
 enum r2_code r2_local_shape(struct r2_local *l, uint32_t *page_size, uint32_t *pages,
                             struct r2_err *e);
-/* Pages first .. first+count-1 of the image (from 1), WAL frames folded in, into `to`. The lock page
- * reads as zeros. */
+/* Pages first .. first+count-1 of the image (from 1), WAL frames folded in, into `to`. The lock
+ * page reads as zeros. */
 enum r2_code r2_local_read_pages(struct r2_local *l, uint32_t first, uint32_t count, uint8_t *to,
                                  struct r2_err *e);
 /* The published end of the WAL that the image was built from; frames 0: there are none, or this is
@@ -61,8 +63,8 @@ void r2_local_wal_end(const struct r2_local *l, struct r2_wal_end *out);
  * looks at what is committed. */
 enum r2_code r2_local_quick_check(struct r2_local *l, struct r2_err *e);
 
-/* WAL only, outside a transaction: a log of 1000 frames and more (SQLite's own limit) is copied into
- * the file as far as readers allow, and begun anew if nobody uses it. Never waits; never fails
+/* WAL only, outside a transaction: a log of 1000 frames and more (SQLite's own limit) is copied
+ * into the file as far as readers allow, and begun anew if nobody uses it. Never waits; never fails
  * loudly. */
 void r2_local_tidy_wal(struct r2_local *l);
 

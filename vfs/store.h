@@ -122,8 +122,7 @@ struct r2_store_ops {
 };
 
 /* The store of config->scheme (table in store.c). The caller closes it with ops->close. */
-enum r2_code r2_store_open(const struct r2_config *config, struct r2_store **out,
-                           struct r2_err *e);
+enum r2_code r2_store_open(const struct r2_config *config, struct r2_store **out, struct r2_err *e);
 enum r2_code r2_store_open_s3(const struct r2_config *config, struct r2_store **out,
                               struct r2_err *e);
 enum r2_code r2_store_open_dir(const struct r2_config *config, struct r2_store **out,

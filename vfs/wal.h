@@ -26,11 +26,11 @@ enum { R2_WAL_HEADER = 32, R2_WAL_FRAME_HEADER = 24 };
 typedef int64_t (*r2_wal_read_fn)(void *ctx, void *to, uint64_t n, uint64_t at);
 
 struct r2_wal_end {
-    uint32_t page_size;  /* 0: no valid header, that is, no frames */
+    uint32_t page_size; /* 0: no valid header, that is, no frames */
     uint32_t salt[2];
-    uint32_t frames;     /* index (from 1) of the last committing frame; 0: none */
-    uint32_t pages;      /* database size it gives */
-    uint32_t cksum[2];   /* its cumulative checksum; frames 0: the header's */
+    uint32_t frames;   /* index (from 1) of the last committing frame; 0: none */
+    uint32_t pages;    /* database size it gives */
+    uint32_t cksum[2]; /* its cumulative checksum; frames 0: the header's */
 };
 
 /* Called once for every frame of the committed part, in order, after its whole transaction was seen
@@ -44,9 +44,10 @@ typedef enum r2_code (*r2_wal_frame_fn)(void *ctx, uint32_t frame, uint32_t pgno
 enum r2_code r2_wal_scan(r2_wal_read_fn read, void *ctx, r2_wal_frame_fn fn, void *fn_ctx,
                          struct r2_wal_end *end, struct r2_err *e);
 
-/* Does the -wal hold, as a commit, frame `mark->frames` with mark's salts and checksum? Then what it
- * holds now continues what it held when the mark was taken. A mark with a header and no frames is
- * continued by the same header; a mark without a header by nothing (the caller has to compare). */
+/* Does the -wal hold, as a commit, frame `mark->frames` with mark's salts and checksum? Then what
+ * it holds now continues what it held when the mark was taken. A mark with a header and no frames
+ * is continued by the same header; a mark without a header by nothing (the caller has to compare).
+ */
 enum r2_code r2_wal_continues(r2_wal_read_fn read, void *ctx, const struct r2_wal_end *mark,
                               bool *yes, struct r2_err *e);
 

@@ -23,7 +23,8 @@ static struct {
 
 static bool trapped(const char *name)
 {
-    if (trap.log) strncat(trap.log, name, 4000 - strlen(trap.log));
+    size_t n = trap.log ? strlen(trap.log) : 0;
+    if (trap.log) snprintf(trap.log + n, 4000 - n, "%s", name);
     if (--trap.left != 0) return false;
     if (trap.error == 0) kill(getpid(), SIGKILL);
     trap.hit = true, trap.at = name;
