@@ -288,6 +288,7 @@ static int journal_seal(struct rollback *r, struct r2_err *e)
 static int write_pages(struct rollback *r, struct r2_err *e)
 {
     const struct r2_apply *a = r->a;
+    if (a->pages == 0) return SQLITE_OK; /* and no page size to divide by */
     uint32_t ps = a->page_size, lock = r2_lock_page(ps), most = R2_RAW_CHUNK / ps;
     for (uint32_t p = 1; p <= a->pages;) {
         uint32_t n = 0;

@@ -146,7 +146,7 @@ static enum r2_code check_shape(struct r2_image *i, uint64_t size, struct r2_err
 enum r2_code r2_image_adopt(struct r2_image *i, uint64_t size, struct r2_err *e)
 {
     i->page_size = i->pages = 0;
-    if (size == 0) return make_room(i, e);
+    if (size == 0) return r2_fail(e, R2_CORRUPT, "it is empty, which no version ever is");
     enum r2_code rc = check_shape(i, size, e);
     if (!rc) rc = make_room(i, e);
     uint8_t *chunk = rc ? NULL : malloc(CHUNK);

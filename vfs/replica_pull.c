@@ -134,16 +134,26 @@ struct installed {
     uint32_t cookie;
 };
 
-static bool schema_differs(struct r2_op *op, const struct r2_image *image,
-                           const struct r2_expect *expect)
+/* May statements that were prepared on the old content be used on the new? Only when the new
+ * version was made from just this base, by a writer that keeps the rule of the schema cookie, and
+ * says that the schema is the same. Foreign writers, and versions in between, can repeat a cookie.
+ */
+static bool schema_differs(struct r2_op *op, const struct r2_remote *remote,
+                           const struct r2_image *image, const struct r2_expect *expect)
 {
     const struct r2_version *base = &op->r->record.base;
-    return expect->image || !base->version || base->pages == 0 || image->pages == 0 ||
-           memcmp(base->header + 40, image->page1 + 40, 4) != 0;
+    uint64_t here, there;
+    if (expect->image || !base->pages || !image->pages) return true;
+    if (remote->v.version != base->version + 1 ||
+        !r2_recent_find(base->recent, base->version, &here) ||
+        !r2_recent_find(remote->v.recent, base->version, &there) || here != there)
+        return true;
+    return memcmp(base->header + 40, image->page1 + 40, 4) != 0;
 }
 
-static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_image *image,
-                                const struct r2_expect *expect, struct installed *out)
+static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_remote *remote,
+                                struct r2_image *image, const struct r2_expect *expect,
+                                struct installed *out)
 {
     struct r2_err *e = op->call.err;
     struct r2_image now;
@@ -164,7 +174,7 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
                              .write_map = map,
                              .read = r2_image_read,
                              .ctx = image,
-                             .new_schema = now.pages && schema_differs(op, image, expect)};
+                             .new_schema = now.pages && schema_differs(op, remote, image, expect)};
         rc = r2_apply(l, &a, e);
         applied = !rc;
         out->cookie = now.pages ? r2_image_cookie(&now) + a.new_schema : r2_image_cookie(image);
@@ -180,14 +190,14 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
     return rc;
 }
 
-static enum r2_code into_file(struct r2_op *op, struct r2_image *image,
+static enum r2_code into_file(struct r2_op *op, struct r2_remote *remote, struct r2_image *image,
                               const struct r2_expect *expect, int64_t busy_ms,
                               struct installed *out)
 {
     struct r2_local *l = NULL;
     struct r2_err *e = op->call.err, ignored;
     enum r2_code rc = r2_local_open(op->r->path, busy_ms, &l, e);
-    if (!rc) rc = change_file(op, l, image, expect, out);
+    if (!rc) rc = change_file(op, l, remote, image, expect, out);
     if (rc == R2_REFUSED) { /* another page size cannot go through a WAL */
         r2_err_clear(e);
         rc = r2_local_set_wal(l, false, e);
@@ -195,7 +205,7 @@ static enum r2_code into_file(struct r2_op *op, struct r2_image *image,
             r2_wrap(e, "the page size changed, and %s is in WAL mode", op->r->path);
             r2_advise(e, "; close the other connections to it");
         } else {
-            rc = change_file(op, l, image, expect, out);
+            rc = change_file(op, l, remote, image, expect, out);
             (void)r2_local_set_wal(l, true, &ignored);
         }
     } else if (!rc) {
@@ -247,7 +257,7 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
         rc = link_into_place(op, image, &done);
         if (!rc && done) rc = r2_identity_of(r->path, &in.identity, op->call.err);
     }
-    if (!rc && !done) rc = into_file(op, image, expect, busy_ms, &in);
+    if (!rc && !done) rc = into_file(op, remote, image, expect, busy_ms, &in);
     if (rc) {
         struct r2_err why = *op->call.err;
         /* r2_apply leaves the old content behind, or says that it cannot tell */

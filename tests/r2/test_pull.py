@@ -88,9 +88,9 @@ class Pull(support.Case):
                     self.new_version(other, v)
                     self.assertEqual(self.seen(db), v)
                     spent = [r.method for r in through.requests]
-                    if len(spent) == 3:     # SQLite begins anew: the log grew, the schema moved
-                        self.assertEqual(spent.pop(), "HEAD")
-                    self.assertEqual(spent, ["HEAD", "GET"])
+                    # SQLite begins anew when the log grew, and once more for a schema that moved
+                    self.assertIn(spent[2:], ([], ["HEAD"], ["HEAD"] * 2))
+                    self.assertEqual(spent[:2], ["HEAD", "GET"])
                     through.clear()
                 self.assertEqual(self.seen(db), 5)
                 self.assertEqual([r.method for r in through.requests], ["HEAD"])
