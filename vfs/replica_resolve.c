@@ -196,6 +196,13 @@ static enum r2_code local_wins(struct r2_op *op, struct r2_remote *remote, uint6
     if (!rc && !s.image.pages)
         rc = r2_fail(op->call.err, R2_REFUSED, "%s is empty: there is no local content to push",
                      op->r->path);
+    if (!rc && remote->exists && k->base.version && remote->v.pages) {
+        /* it does not continue the remote's content: its cookie is one that nobody has met */
+        const uint8_t *mine = k->base.header + 40, *theirs = remote->v.header + 40;
+        memcpy(over_base.header + 40, r2_get32(mine) > r2_get32(theirs) ? mine : theirs, 4);
+        r2_put32(over_base.header + 40, r2_get32(over_base.header + 40) + 1);
+        over_base.local_cookie = ~r2_image_cookie(&s.image); /* and one more */
+    }
     if (!rc) {
         struct r2_push_over over = {.base = k->base.version ? &over_base : NULL,
                                     .etag = remote->exists ? remote->v.etag : "",

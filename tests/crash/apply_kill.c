@@ -489,7 +489,7 @@ static void power_lost_at_every_step(void)
         r2_local_close(rec.l);
         int old = 0, new = 0;
         for (int stop = 0; stop <= rec.n; stop++)
-            for (int seed = 0; seed < 24; seed++, rounds++) {
+            for (int seed = 0; seed < (rec.n < 10 ? 120 : 24); seed++, rounds++) {
                 loss = seed % 4;
                 dice();
                 cut = (int64_t)(dice_state >> 33) % (4096 << (dice_state >> 20) % 6);

@@ -206,10 +206,12 @@ class Config(support.Case):
                     how, [f".load {support.SO}"])
                 more = {"R2VFS_DEFAULT": "1"} if how == "variable" else {}
                 done = support.shell(lines + [f".open {self.path(name)}", ".vfsname",
-                                              "CREATE TABLE t(x);", "SELECT count(*) FROM r2_status;"],
+                                              "CREATE TABLE t(x);",
+                                              "SELECT count(*) FROM r2_status;"],
                                      env={**CLEAN, **env, **more}, loaded=False)
                 ours = how != "neither"
-                self.assertEqual(done.stdout.split(), ["r2vfs/unix", "1"] if ours else ["unix", "0"])
+                self.assertEqual(done.stdout.split(),
+                                 ["r2vfs/unix", "1"] if ours else ["unix", "0"])
                 self.assertEqual(self.bucket.exists(f"{self.prefix}/{name}"), ours)
 
     def test_two_remotes_for_one_file(self):
@@ -288,7 +290,7 @@ for n in range(4):
         os._exit(0)
     pids.append(pid)
 print([os.waitpid(pid, 0)[1] for pid in pids])
-print(db.execute("SELECT count(*) FROM t").fetchone()[0], db.execute("SELECT sync()").fetchone()[0] > 1)
+print(one(db, "SELECT count(*) FROM t"), one(db, "SELECT sync()") > 1)
 db.close()
 """
         done = support.run_python(code, self.path(), self.remote, env=self.emulator.env)

@@ -315,7 +315,7 @@ class AtOpen(Conflict):
         return db
 
     def test_an_open_beside_the_writer(self):
-        """While others have the file open they must be told first: nothing is settled by an open."""
+        """While others have the file open they must be told first: an open settles nothing."""
         db = self.local_change()
         self.other_pushes()
         self.fails(db.execute, "SELECT sync()", code=517)

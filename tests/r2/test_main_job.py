@@ -24,12 +24,14 @@ int main(int argc, char **argv)
     char *message = NULL;
     if (argc != 4 || sqlite3_open(":memory:", &db)) return 1;
     sqlite3_enable_load_extension(db, 1);
-    if (sqlite3_load_extension(db, argv[1], NULL, &message)) return fprintf(stderr, "%s\n", message), 2;
+    if (sqlite3_load_extension(db, argv[1], NULL, &message))
+        return fprintf(stderr, "%s\n", message), 2;
     sqlite3_close(db);
     if (sqlite3_open_v2(argv[2], &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI,
                         NULL)) return 3;
     sqlite3_stmt *s;
-    if (sqlite3_prepare_v2(db, argv[3], -1, &s, NULL)) return fprintf(stderr, "%s\n", sqlite3_errmsg(db)), 4;
+    if (sqlite3_prepare_v2(db, argv[3], -1, &s, NULL))
+        return fprintf(stderr, "%s\n", sqlite3_errmsg(db)), 4;
     int rc;
     while ((rc = sqlite3_step(s)) == SQLITE_ROW) printf("%s\n", sqlite3_column_text(s, 0));
     if (rc != SQLITE_DONE) return fprintf(stderr, "%s\n", sqlite3_errmsg(db)), 5;

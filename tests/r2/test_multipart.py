@@ -54,7 +54,8 @@ class Multipart(support.Case):
         self.through.settle()
         found = []
         for request in self.through.requests:
-            words = [word for word in ("uploads", "partNumber", "uploadId") if word in request.query]
+            words = [word for word in ("uploads", "partNumber", "uploadId")
+                     if word in request.query]
             found.append((request.method, *words[:1]))
         self.through.clear()
         return found

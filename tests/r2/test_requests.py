@@ -274,7 +274,8 @@ class Requests(support.Case):
         self.assertLessEqual(self.through.count("PUT"), 2)
         self.assertEqual(self.through.count(), self.through.count("PUT"))
         self.assertEqual(len(versions), 16)
-        self.assertEqual(one(self.connect("b/app.db"), "SELECT count(*) FROM t WHERE x >= 1000"), 16)
+        self.assertEqual(one(self.connect("b/app.db"), "SELECT count(*) FROM t WHERE x >= 1000"),
+                         16)
         self.assertEqual(self.bucket.head(self.key).meta["db-version"], str(max(versions)))
 
     def many_opens(self, name):
