@@ -15,6 +15,10 @@ static bool lineage_known(const struct r2_version *v)
  */
 static bool same_version(const struct r2_version *base, const struct r2_remote *remote)
 {
+    /* two births with the same bytes have the same ETag and are two databases all the same */
+    if (remote->has_lineage && lineage_known(base) &&
+        memcmp(base->lineage, remote->v.lineage, 16) != 0)
+        return false;
     /* the same bytes under a higher number are a version of their own: ours must not go below it */
     if (strcmp(base->etag, remote->v.etag) == 0) return remote->v.version <= base->version;
     return remote->has_checksum && base->version == remote->v.version &&

@@ -249,7 +249,8 @@ enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms
         if (!r->record.writer) r->record.writer = r2_random64();
     }
     atomic_store(&r2_state_live(r->state)->uploading, 0); /* whoever left it set is dead */
-    op->busy_ms = STAGE_BUSY_MS;
+    int64_t timeout = atomic_load(&r->timeout_ms);
+    op->busy_ms = timeout < STAGE_BUSY_MS ? timeout : STAGE_BUSY_MS;
     r2_op_time(op);
     op->call.traffic = &r->traffic;
     op->call.progress = r->config.progress;

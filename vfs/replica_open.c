@@ -35,7 +35,8 @@ static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
     }
     r2_err_clear(op->call.err);
     rc = r2_adopt_remote(op, remote, true);
-    return rc ? r2_wrap(op->call.err, "%.200s; conflict=fork", why.text) : R2_OK;
+    return rc ? r2_advise(op->call.err, " (to settle this with conflict=fork: %.300s)", why.text)
+              : R2_OK;
 }
 
 /* Is the staged content the fetched version's? Then that is the base. */

@@ -370,7 +370,8 @@ enum r2_code r2_replica_pull(struct r2_replica *r, uint64_t *version, struct r2_
     if (r2_replica_barred(r, e)) return e->code;
     enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
     if (rc) return rc;
-    rc = follow(&op, PULL_BUSY_MS);
+    int64_t timeout = atomic_load(&r->timeout_ms);
+    rc = follow(&op, timeout < PULL_BUSY_MS ? timeout : PULL_BUSY_MS);
     *version = r->record.base.version;
     r2_op_end(&op);
     if (rc) r2_log_err(r, e);
