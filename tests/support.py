@@ -134,7 +134,7 @@ class Bucket:
             "s3", endpoint_url=endpoint, region_name="auto", aws_access_key_id=access_key,
             aws_secret_access_key=secret_key,
             config=botocore.config.Config(s3={"addressing_style": "path"},
-                                          retries={"max_attempts": 0}))
+                                          retries={"max_attempts": 2}))
         self._extra = threading.local()
         self.client.meta.events.register("before-call.s3", self._add_headers)
         self.client.meta.events.register("before-send.s3", self._do_not_expect)

@@ -53,6 +53,7 @@ struct r2_op {
     bool anew;           /* the state file was replaced: nothing is known */
     bool continues;      /* the local file holds what the pending push sent, or continues it */
     bool unseen;         /* the file differs from base though no r2vfs connection wrote it */
+    bool unreadable;     /* the local file is no database that SQLite can read */
     bool barred;         /* this operation ended in a refusal */
     int64_t busy_ms;     /* how long a lock on the local file is waited for when it is staged */
 };

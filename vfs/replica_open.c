@@ -247,6 +247,13 @@ enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *confi
     bool shared = r->joined && op.known && atomic_load(&r->probed_boot_ms) > came &&
                   !atomic_load(&r->behind) && !r2_local_absent(&op);
     if (!shared) rc = open_locked(&op, config);
+    if (rc && op.unreadable) { /* SQLite will say so at the first read; this is the cure */
+        r2_advise(e, "; it is left as it is: move it away to get version %" PRIu64 " from %s",
+                  r->record.base.version, r->config.url);
+        r2_log_err(r, e);
+        r2_err_clear(e);
+        rc = R2_OK;
+    }
     r2_op_end(&op);
     return rc;
 }

@@ -78,6 +78,7 @@ enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out)
     r2_local_close(l);
     /* whoever looks next must know what was found */
     if (!rc && (k->unclean != was_unclean || k->damaged != was_damaged)) rc = r2_op_save(op);
+    op->unreadable = rc == R2_CORRUPT;
     return rc ? r2_wrap(op->call.err, "cannot read %s", op->r->path) : R2_OK;
 }
 
