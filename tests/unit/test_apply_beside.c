@@ -97,6 +97,92 @@ static void wal_in_exclusive_mode_elsewhere(void)
     kit_stop();
 }
 
+/* A VFS under the session that lets somebody else commit right before the session's write lock. */
+static sqlite3_io_methods meddling, *meddled;
+static sqlite3 *meddler;
+static sqlite3_vfs meddling_vfs;
+static int meddlings;
+
+static int meddle(sqlite3_file *f, int first, int n, int flags)
+{
+    if (first == 0 && flags == (SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE) && meddlings > 0) {
+        meddlings--;
+        kit_must(meddler, "UPDATE t SET pad=randomblob(150) WHERE id % 3 = 0;"
+                          "INSERT INTO log VALUES(1)");
+    }
+    return meddled->xShmLock(f, first, n, flags);
+}
+
+static int meddling_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags, int *out)
+{
+    sqlite3_vfs *real = vfs->pAppData;
+    int rc = real->xOpen(real, name, f, flags, out);
+    if (rc != SQLITE_OK || !(flags & SQLITE_OPEN_MAIN_DB)) return rc;
+    meddled = (sqlite3_io_methods *)(uintptr_t)f->pMethods;
+    meddling = *meddled;
+    meddling.xShmLock = meddle;
+    f->pMethods = &meddling;
+    return rc;
+}
+
+static void a_commit_just_before_the_write_lock(void)
+{
+    struct r2_err e = {0};
+    struct r2_local *l = NULL;
+    uint32_t ps, pages;
+    kit_start();
+    const char *path = kit_path("m.db");
+    meddler = kit_open(path);
+    kit_fill(meddler, 1, 300, 1024, 0);
+    kit_must(meddler, "CREATE TABLE log(x); PRAGMA journal_mode=WAL; UPDATE t SET pad='w'");
+    meddling_vfs = *sqlite3_vfs_find(NULL);
+    meddling_vfs.zName = "meddling", meddling_vfs.pAppData = sqlite3_vfs_find(NULL);
+    meddling_vfs.xOpen = meddling_open;
+    sqlite3_vfs_register(&meddling_vfs, 0);
+    r2_local_set_vfs("meddling");
+    CU_ASSERT_EQUAL_FATAL(r2_local_open(path, 0, &l, &e), R2_OK);
+    meddlings = 1;
+    CU_ASSERT_EQUAL_FATAL(r2_local_begin_write(l, &e), R2_OK);
+    CU_ASSERT_EQUAL(meddlings, 0);
+    /* the image has that commit ... */
+    uint8_t *b = kit_image(l, &ps, &pages);
+    b[18] = b[19] = 1;
+    kit_write_file(kit_path("image"), b, (size_t)ps * pages);
+    sqlite3 *db = kit_open(kit_path("image"));
+    CU_ASSERT_EQUAL(kit_which(db), 1);
+    CU_ASSERT_EQUAL(kit_int(db, "SELECT count(*) FROM log"), 1);
+    /* ... and so does a version made from it, appended after it and not over it */
+    kit_must(db, "UPDATE t SET ver=2 WHERE id>0");
+    sqlite3_close(db);
+    struct kit_version v = {.page_size = ps, .number = 2};
+    size_t n;
+    free(b);
+    v.bytes = kit_read_file(kit_path("image"), &n);
+    v.pages = (uint32_t)(n / ps);
+    kit_must(meddler,
+             "BEGIN; SELECT * FROM t LIMIT 1"); /* reads frames of the commit all the while */
+    uint8_t *map = kit_diff(l, &v);
+    struct r2_apply a = {.page_size = ps,
+                         .pages = v.pages,
+                         .write_map = map,
+                         .read = kit_version_read,
+                         .ctx = &v,
+                         .new_schema = true};
+    CU_ASSERT_EQUAL(r2_apply(l, &a, &e), R2_OK);
+    CU_ASSERT_EQUAL(r2_local_end(l, &e), R2_OK);
+    CU_ASSERT_EQUAL(kit_which(meddler), 1);
+    kit_must(meddler, "COMMIT");
+    CU_ASSERT_EQUAL(kit_which(meddler), 2);
+    CU_ASSERT_EQUAL(kit_int(meddler, "SELECT count(*) FROM log"), 1);
+    r2_local_close(l);
+    sqlite3_close(meddler);
+    CU_ASSERT_TRUE(kit_file_same(&v, path));
+    r2_local_set_vfs(NULL);
+    sqlite3_vfs_unregister(&meddling_vfs);
+    free(map), free(v.bytes);
+    kit_stop();
+}
+
 /* A stock process: for every byte that it hears it looks three times (and writes in between), while
  * a version is applied, and then tells. */
 static void stock_process(const char *path, bool writes, int hear, int tell)
