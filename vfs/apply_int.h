@@ -45,9 +45,10 @@ struct r2_local {
     const char *name; /* as SQLite calls the file */
     int64_t busy_ms;
     enum r2_local_state state;
-    bool wal;    /* this transaction is in WAL mode */
-    bool hot;    /* a failed apply left its journal for SQLite to replay */
-    bool shaped; /* page_size .. file_pages are filled */
+    bool wal;       /* this transaction is in WAL mode */
+    bool found_wal; /* a -wal was there at open */
+    bool hot;       /* a failed apply left its journal for SQLite to replay */
+    bool shaped;    /* page_size .. file_pages are filled */
     uint32_t page_size, pages;
     uint32_t file_pages;        /* pages of the main file, whatever its header says (rounded up) */
     sqlite3_file *wal_file;     /* the -wal, the connection's own */

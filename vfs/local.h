@@ -30,8 +30,8 @@ bool r2_local_opening(void);
  * busy_ms: how long a lock is waited for. */
 enum r2_code r2_local_open(const char *path, int64_t busy_ms, struct r2_local **out,
                            struct r2_err *e);
-/* Ends a transaction that is still open, without changing the file. The last connection of a WAL
- * database folds its -wal into the file and removes it, as SQLite does. NULL is allowed. */
+/* Ends a transaction that is still open, without changing the file. A -wal that was there at
+ * open stays; one that SQLite made for this session goes with it. NULL is allowed. */
 void r2_local_close(struct r2_local *l);
 
 /* Begin a read transaction: the content stays as it is until r2_local_end. R2_BUSY after busy_ms.

@@ -78,6 +78,8 @@ static int connect_db(const char *path, struct r2_local *l)
     if (rc == SQLITE_OK && (!l->file || !l->file->pMethods)) rc = SQLITE_CANTOPEN;
     if (rc == SQLITE_OK) l->name = sqlite3_db_filename(l->db, "main");
     if (rc == SQLITE_OK && (!l->name || !l->name[0])) rc = SQLITE_CANTOPEN;
+    struct stat st;
+    l->found_wal = rc == SQLITE_OK && stat(sqlite3_filename_wal(l->name), &st) == 0;
     return rc;
 }
 
@@ -110,6 +112,8 @@ void r2_local_close(struct r2_local *l)
 {
     if (!l) return;
     if (l->state != R2_LOCAL_IDLE) r2_local_end(l, NULL);
+    /* a log that was there when we came is not ours to fold in and delete */
+    if (l->found_wal) sqlite3_db_config(l->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     sqlite3_close(l->db);
     r2_walidx_forget(l);
     free(l);

@@ -197,6 +197,13 @@ static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config
     if (!r->joined) r2_state_join(r->state, &first);
     r->joined = true;
     enum r2_code rc = r2_look_at_local(op, first, &kind);
+    if (rc == R2_BUSY || rc == R2_READONLY) {
+        /* somebody keeps it locked, or it may only be read: plain SQLite opens such a file, too */
+        r2_log_err(r, op->call.err);
+        r2_err_clear(op->call.err);
+        r->joined = false; /* the next open looks again */
+        return R2_OK;
+    }
     if (rc) return rc;
     if (config->offline_allow && kind != R2_LOCAL_ABSENT && config->timeout_ms > OFFLINE_MS)
         op->call.deadline_ms = r2_boot_ms() + OFFLINE_MS; /* there is something to go on with */
@@ -246,6 +253,7 @@ enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *confi
     /* threads that opened at once share the probe that began after they came */
     bool shared = r->joined && op.known && atomic_load(&r->probed_boot_ms) > came &&
                   !atomic_load(&r->behind) && !r2_local_absent(&op);
+    if (op.busy_ms > OPEN_BUSY_MS) op.busy_ms = OPEN_BUSY_MS;
     if (!shared) rc = open_locked(&op, config);
     if (rc && op.unreadable) { /* SQLite will say so at the first read; this is the cure */
         r2_advise(e, "; it is left as it is: move it away to get version %" PRIu64 " from %s",
