@@ -206,7 +206,14 @@ uint64_t r2_image_content(const struct r2_image *i)
 {
     static const uint8_t zeros[R2_HEADER];
     if (!i->pages) return R2_LTX_FLAG;
-    return R2_LTX_FLAG | (r2_image_checksum(i) ^ i->sums[0] ^ r2_image_page1_as(i, zeros));
+    /* over the sums in their order, not their xor: pages that repeat would cancel out */
+    uint64_t first = r2_image_page1_as(i, zeros), lock = r2_ltx_lock_page(i->page_size);
+    uint64_t crc = r2_crc64(0, &i->pages, sizeof i->pages);
+    crc = r2_crc64(crc, &first, sizeof first);
+    uint64_t before = i->pages < lock ? i->pages : lock - 1;
+    crc = r2_crc64(crc, i->sums + 1, (before - 1) * sizeof *i->sums);
+    if (i->pages > lock) crc = r2_crc64(crc, i->sums + lock, (i->pages - lock) * sizeof *i->sums);
+    return R2_LTX_FLAG | crc;
 }
 
 enum r2_code r2_image_compare(const struct r2_image *i, const struct r2_version *v,

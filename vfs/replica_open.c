@@ -195,13 +195,15 @@ static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config
     struct r2_remote remote;
     bool first = false, moved = false;
     if (!r->joined) r2_state_join(r->state, &first);
+    first = first && !r2_replica_shared(r);
     r->joined = true;
     enum r2_code rc = r2_look_at_local(op, first, &kind);
     if (rc == R2_BUSY || rc == R2_READONLY) {
         /* somebody keeps it locked, or it may only be read: plain SQLite opens such a file, too */
         r2_log_err(r, op->call.err);
         r2_err_clear(op->call.err);
-        r->joined = false; /* the next open looks again */
+        r->joined = false; /* the next open looks again, and so does a refresh */
+        atomic_store(&r->behind, true);
         return R2_OK;
     }
     if (rc) return rc;

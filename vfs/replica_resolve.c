@@ -87,8 +87,8 @@ static enum r2_code fork_bytes(struct r2_op *op, int fd, uint64_t size, uint64_t
              r->config.key, version, r->record.writer, checksum);
     enum r2_code rc = keep_bytes(op, key, fd, size, checksum, version);
     if (rc) return r2_wrap(op->call.err, "the losing image of a conflict");
-    snprintf(text, sizeof text, "the losing image of a conflict over %.300s was kept as %.600s",
-             r->config.url, key);
+    snprintf(text, sizeof text, "the losing image of a conflict was kept as %.700s%.200s",
+             r->config.url, key + strlen(r->config.key));
     r2_note(r, "%s", text);
     if (r2_tell) r2_tell(text);
     return R2_OK;
@@ -174,8 +174,8 @@ enum r2_code r2_keep_base(struct r2_op *op, struct r2_remote *remote)
                         remote->v.version);
     r2_image_free(&image);
     if (!rc)
-        r2_note(op->r, "%s was changed without r2vfs; version %" PRIu64 " of %s was kept as %s",
-                op->r->path, remote->v.version, op->r->config.url, key);
+        r2_note(op->r, "%s was changed without r2vfs; version %" PRIu64 " was kept as %s%s",
+                op->r->path, remote->v.version, op->r->config.url, key + strlen(op->r->config.key));
     return rc;
 }
 
