@@ -87,10 +87,13 @@ class KillCase(CrashCase):
     def check_damaged(self, path, synced):
         """journal_mode OFF or MEMORY: what is damaged never reaches the head, and says so."""
         type(self).damaged += 1
+        db = support.connect(path, self.remote)
         try:
-            support.connect(path, self.remote).close()
+            rows(db)
+            db.close()
         except support.sqlite3.Error:
             # SQLite cannot even begin to read it; what the remote has is still to be had
+            db.close()
             os.unlink(path)
             support.connect(path, self.remote).close()
         there, _ = self.head()
