@@ -268,12 +268,13 @@ enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e)
 
 void r2_state_ended(struct r2_state *s)
 {
-    atomic_store(&r2_state_live(s)->writing, 0);
+    struct r2_live *live = atomic_load(&s->live); /* its length was checked by r2_state_touch */
+    atomic_store(&live->writing, 0);
 }
 
 void r2_state_committed(struct r2_state *s, const struct r2_mark *mark)
 {
-    struct r2_live *live = r2_state_live(s);
+    struct r2_live *live = atomic_load(&s->live);
     uint64_t seq = atomic_load(&live->mark_seq) + 1;
     struct r2_mark *slot = &live->mark[seq & 1];
     slot->seq = 0;
