@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 
-ROUNDS = 3
+ROUNDS = 2
 
 
 def curl(*args, out="/dev/null"):
