@@ -170,9 +170,11 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
     case R2_DO_PULL:
         return take_remote(op, remote, kind);
     case R2_DO_COMPARE:
-        return compare_with_remote(op, config, relation, remote, &equal);
+        /* beside other connections nothing is settled: their commits might be set aside unseen */
+        return first ? compare_with_remote(op, config, relation, remote, &equal)
+                     : r2_take_if_equal(op, remote, &equal);
     case R2_DO_CONFLICT:
-        return by_policy(op, config, relation, remote);
+        return first ? by_policy(op, config, relation, remote) : R2_OK;
     case R2_DO_REFUSE:
         r2_conflict(op, relation, remote);
         r2_log_err(r, op->call.err);
