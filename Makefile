@@ -49,7 +49,7 @@ EXTENSION := $(BUILD)/r2vfs.$(SUFFIX)
 LIBRARY   := $(BUILD)/libr2vfs.a
 PRELOAD   := $(if $(wildcard ext/preload.c),$(BUILD)/r2vfs_preload.$(SUFFIX))
 
-.PHONY: all tests install uninstall clean distclean lint demo test units integration sanitize soak \
+.PHONY: all tests install uninstall clean distclean lint demo test units integration sanitize \
         sqlite-suite bench FORCE
 
 all: $(EXTENSION) $(LIBRARY) $(PRELOAD)
@@ -117,7 +117,9 @@ clean:
 distclean: clean
 	rm -rf "$${R2VFS_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/r2vfs}"/emulator-*
 
-demo: all
+demo:
+	@scripts/setup build
+	@$(MAKE) --no-print-directory all
 	@scripts/demo
 
 lint:
@@ -129,9 +131,6 @@ test:
 
 units integration sanitize:
 	@$(PYTHON) scripts/test $@ $(T)
-
-soak: all
-	@scripts/soak
 
 sqlite-suite: all
 	@scripts/sqlite-suite
