@@ -222,6 +222,7 @@ bool r2_replica_foreign(const struct r2_replica *r)
 enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms, struct r2_err *e)
 {
     struct timespec until;
+    bool anew; /* then no record is found below */
     int64_t now = r2_now_ms(), start = r2_boot_ms();
     until.tv_sec = (now + wait_ms) / 1000;
     until.tv_nsec = (now + wait_ms) % 1000 * 1000000;
@@ -232,7 +233,7 @@ enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms
         (wait_ms <= 0 || pthread_mutex_timedlock(&r->op, &until) != 0))
         return r2_fail(e, R2_BUSY, "another thread is still busy with the replica of %s", r->path);
     int64_t left = wait_ms - (r2_boot_ms() - start);
-    enum r2_code rc = r2_state_lock(r->state, left > 0 ? left : 0, &op->anew, e);
+    enum r2_code rc = r2_state_lock(r->state, left > 0 ? left : 0, &anew, e);
     if (!rc) {
         rc = r2_state_load(r->state, r->config.url, &r->record, e);
         op->known = rc == R2_OK;
@@ -277,6 +278,13 @@ enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bo
         patience -= slice;
         if (left <= 0 || patience <= 0) return rc;
     }
+}
+
+enum r2_code r2_op_start(struct r2_op *op, struct r2_replica *r, struct r2_err *e)
+{
+    if (r2_replica_foreign(r))
+        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
+    return r2_op_wait(op, r, true, NULL, e);
 }
 
 void r2_op_end(struct r2_op *op)

@@ -50,7 +50,6 @@ struct r2_op {
     struct r2_replica *r;
     struct r2_call call; /* deadline and error of this operation */
     bool known;          /* r->record holds a valid record for this remote */
-    bool anew;           /* the state file was replaced: nothing is known */
     bool continues;      /* the local file holds what the pending push sent, or continues it */
     bool unseen;         /* the file differs from base though no r2vfs connection wrote it */
     bool unreadable;     /* the local file is no database that SQLite can read */
@@ -64,6 +63,8 @@ enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms
  * returns at once with *skip set: what is being sent is newer than anything a probe could find. */
 enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bool *skip,
                         struct r2_err *e);
+/* An operation that SQL asked for: r2_op_wait, patient; refused in a forked child. */
+enum r2_code r2_op_start(struct r2_op *op, struct r2_replica *r, struct r2_err *e);
 void r2_op_end(struct r2_op *op);
 enum r2_code r2_op_save(struct r2_op *op); /* record -> state file */
 void r2_op_time(struct r2_op *op);         /* a transfer begins: it has the whole timeout */

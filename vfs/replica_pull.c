@@ -73,8 +73,6 @@ static enum r2_code set_aside_strays(struct r2_op *op)
 static enum r2_code link_into_place(struct r2_op *op, struct r2_image *image, bool *done)
 {
     *done = false;
-    /* an empty file: its journal, if there is one, may be a first transaction in progress */
-    if (access(op->r->path, F_OK) == 0) return R2_OK;
     enum r2_code rc = set_aside_strays(op);
     if (!rc) rc = r2_sync_fd(image->fd, image->path, op->call.err);
     if (rc) return rc;
@@ -251,6 +249,7 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     enum r2_code rc =
         r2_state_write_sums(r->state, k->area ^ 1, 1, image->pages, image->sums, op->call.err);
     if (!rc) rc = r2_op_save(op);
+    /* an empty file is none that is missing: its journal may be a first transaction in progress */
     if (!rc && image->path[0] && access(r->path, F_OK) != 0) {
         in.identity.counter = start_counter(image);
         in.seq = atomic_load(&r2_state_live(r->state)->write_seq);
@@ -365,10 +364,8 @@ static enum r2_code follow(struct r2_op *op, int64_t busy_ms)
 enum r2_code r2_replica_pull(struct r2_replica *r, uint64_t *version, struct r2_err *e)
 {
     struct r2_op op;
-    if (r2_replica_foreign(r))
-        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
     if (r2_replica_barred(r, e)) return e->code;
-    enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
+    enum r2_code rc = r2_op_start(&op, r, e);
     if (rc) return rc;
     int64_t timeout = atomic_load(&r->timeout_ms);
     rc = follow(&op, timeout < PULL_BUSY_MS ? timeout : PULL_BUSY_MS);

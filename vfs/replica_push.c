@@ -370,12 +370,10 @@ enum r2_code r2_replica_sync(struct r2_replica *r, uint64_t *version, struct r2_
 {
     struct r2_op op;
     struct r2_identity now;
-    if (r2_replica_foreign(r))
-        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
     if (r2_replica_barred(r, e)) return e->code;
     /* what was committed before this call is in any push that is staged after it */
     uint64_t target = atomic_load(&r2_state_live(r->state)->write_seq);
-    enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
+    enum r2_code rc = r2_op_start(&op, r, e);
     if (rc) return rc;
     struct r2_record *k = &r->record;
     *version = k->base.version;

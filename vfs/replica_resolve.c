@@ -1,9 +1,8 @@
-/* replica_resolve.c - conflicts: keep the loser as a fork, then let one side win (DESIGN section
- * 3).
+/* replica_resolve.c - conflicts: keep the loser as a fork, then let one side win.
  *
- * Nothing is thrown away: before the remote's content replaces the local file, the local image
- * stands confirmed under KEY-forks/; before the local image replaces the remote's, the remote's
- * does. */
+ * Nothing is thrown away (DESIGN section 3): before the remote's content replaces the local file,
+ * the local image stands confirmed under KEY-forks/; before the local image replaces the remote's,
+ * the remote's does. */
 #include "replica_int.h"
 
 #include <inttypes.h>
@@ -252,9 +251,7 @@ enum r2_code r2_replica_resolve(struct r2_replica *r, const char *how, uint64_t 
     if (!local && strcmp(how, "fork") != 0 && strcmp(how, "remote") != 0)
         return r2_fail(e, R2_CONFIG, "r2_resolve() takes 'fork', 'remote' or 'local', not '%.40s'",
                        how);
-    if (r2_replica_foreign(r))
-        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
-    enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
+    enum r2_code rc = r2_op_start(&op, r, e);
     if (rc) return rc;
     op.continues = true;
     rc = r2_finish_pull(&op);
@@ -296,9 +293,7 @@ enum r2_code r2_replica_remote_version(struct r2_replica *r, uint64_t *version, 
 {
     struct r2_op op;
     struct r2_remote remote;
-    if (r2_replica_foreign(r))
-        return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
-    enum r2_code rc = r2_op_wait(&op, r, true, NULL, e);
+    enum r2_code rc = r2_op_start(&op, r, e);
     if (rc) return rc;
     rc = r2_probe(&op, &remote);
     *version = !rc && remote.exists ? remote.v.version : 0;

@@ -161,7 +161,7 @@ static int open_wal(const char *name, struct r2_file *p, struct r2_file *main, i
     int rc = parent->xOpen(parent, name, p->real, flags, out_flags);
     if (p->real->pMethods) {
         p->main = main;
-        p->base.pMethods = r2_shim_wal_methods(p->real->pMethods->iVersion);
+        p->base.pMethods = r2_shim_wal_methods();
     }
     return rc;
 }

@@ -31,7 +31,7 @@ struct r2_file {
 
 /* io_methods for a main database and a -wal, of the parent's iVersion (1..3). */
 const sqlite3_io_methods *r2_shim_main_methods(int version);
-const sqlite3_io_methods *r2_shim_wal_methods(int version);
+const sqlite3_io_methods *r2_shim_wal_methods(void);
 /* The replica's file behind `f`; NULL when it is not one of ours, or not a main database. */
 struct r2_file *r2_shim_file(sqlite3_file *f);
 /* A main database is open under p->name, until it is forgotten: its -wal finds it by that. */

@@ -1,11 +1,15 @@
 /* shim_io.c - the files of a replica: forward every call, and tell the replica what happened.
  *
  * Where SQLite lets us in is DESIGN section 5 and was tried out; in short:
- *   a transaction starts    xLock(SHARED) from NONE; in WAL mode a shared lock on a read slot
- * (3..7), but not while this file holds the write slot pages are written       xWrite on the main
- * file (rollback modes) or on the -wal a commit happened       FCNTL_COMMIT_PHASETWO on the main
- * file, in every mode a transaction ended     xUnlock to SHARED or below; WAL's write slot released
- * Writes to a main file that has a wal-index are checkpoints: content that was committed before. */
+ *
+ * - a transaction starts: xLock(SHARED) from NONE; in WAL mode a shared lock on a read slot (3..7),
+ *   but not while this file holds the write slot;
+ * - pages are written: xWrite on the main file (rollback modes) or on the -wal;
+ * - a commit happened: FCNTL_COMMIT_PHASETWO on the main file, in every mode;
+ * - a transaction ended: xUnlock to SHARED or below; WAL's write slot released.
+ *
+ * Writes to a main file that has a wal-index are checkpoints: content that was committed before.
+ */
 #include "shim.h"
 
 #include <string.h>
@@ -349,9 +353,8 @@ const sqlite3_io_methods *r2_shim_main_methods(int version)
     return &main_methods[version < 1 ? 0 : version > 3 ? 2 : version - 1];
 }
 
-const sqlite3_io_methods *r2_shim_wal_methods(int version)
+const sqlite3_io_methods *r2_shim_wal_methods(void)
 {
-    (void)version;
     return &wal_methods;
 }
 
