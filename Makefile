@@ -4,6 +4,8 @@
 #   make CC=clang BUILD=build/clang
 #   make SANITIZE=address,undefined BUILD=build/asan
 #   make test                  everything; scripts/test says what
+#   make test-lang             other languages, packages and applications: what needs large downloads
+#   make packages              build/packages: Python wheel, npm package, Debian package
 #   make units T=wal           one kind of test; T: only programs whose name contains it
 #   make V=1                   shows the commands
 #   make install PREFIX=/usr/local [DESTDIR=...]
@@ -47,10 +49,10 @@ HELPERS := $(patsubst %.c,$(BUILD)/static/%.o,$(filter-out $(wildcard tests/unit
 
 EXTENSION := $(BUILD)/r2vfs.$(SUFFIX)
 LIBRARY   := $(BUILD)/libr2vfs.a
-PRELOAD   := $(if $(wildcard ext/preload.c),$(BUILD)/r2vfs_preload.$(SUFFIX))
+PRELOAD   := $(if $(wildcard ext/preload.c),$(BUILD)/r2vfs-preload.$(SUFFIX))
 
-.PHONY: all tests install uninstall clean distclean lint demo test units integration sanitize \
-        sqlite-suite bench FORCE
+.PHONY: all tests install uninstall clean distclean lint demo test test-lang packages units \
+        integration sanitize sqlite-suite bench FORCE
 
 all: $(EXTENSION) $(LIBRARY) $(PRELOAD)
 
@@ -70,7 +72,7 @@ $(LIBRARY): $(STATICS)
 	@echo '$(AR) $@'
 	$(Q)$(AR) rcs $@ $(STATICS)
 
-$(BUILD)/r2vfs_preload.$(SUFFIX): ext/preload.c $(BUILD)/flags
+$(BUILD)/r2vfs-preload.$(SUFFIX): ext/preload.c $(BUILD)/flags
 	@echo '$(CC) $@'
 	$(Q)$(CC) $(FLAGS) $(SHARED) $(LDFLAGS) -o $@ $< -ldl
 
@@ -107,7 +109,7 @@ install: all
 	install -m 644 vfs/r2vfs.h $(DESTDIR)$(PREFIX)/include/
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/lib/r2vfs.$(SUFFIX) $(DESTDIR)$(PREFIX)/lib/r2vfs_preload.$(SUFFIX) \
+	rm -f $(DESTDIR)$(PREFIX)/lib/r2vfs.$(SUFFIX) $(DESTDIR)$(PREFIX)/lib/r2vfs-preload.$(SUFFIX) \
 	    $(DESTDIR)$(PREFIX)/lib/libr2vfs.a $(DESTDIR)$(PREFIX)/include/r2vfs.h
 
 clean:
@@ -128,6 +130,13 @@ lint:
 test:
 	@scripts/setup test
 	@$(PYTHON) scripts/test
+
+test-lang:
+	@scripts/setup lang
+	@$(PYTHON) scripts/test lang $(T)
+
+packages: all
+	@scripts/packages $(BUILD)
 
 units integration sanitize:
 	@$(PYTHON) scripts/test $@ $(T)

@@ -583,5 +583,16 @@ def until(done, seconds=DEADLINE):
         time.sleep(0.005)
 
 
+def need(name, found):
+    """`found` is what a test needs from the machine (a path, a version, a module); returns it. Without
+    it: a failure where R2VFS_CI is set (continuous integration installs everything), else a skip
+    that says the name."""
+    if found:
+        return found
+    if os.environ.get("R2VFS_CI"):
+        raise AssertionError(f"{name} is not there; scripts/setup lang installs it")
+    raise unittest.SkipTest(f"{name} is not there (scripts/setup lang)")
+
+
 def main():
     unittest.main(verbosity=2)
