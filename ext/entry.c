@@ -31,8 +31,15 @@ static bool take_interface(char **message, const sqlite3_api_routines *api)
         return false;
     }
     if (api->libversion_number() < OLDEST) {
-        *message =
-            api->mprintf("r2vfs: this is SQLite %s; 3.37.0 or newer is needed", api->libversion());
+        *message = api->mprintf("r2vfs: this program runs SQLite %s, and 3.37.0 or newer is needed; "
+                                "upgrade it, or use a program or driver that brings a newer one",
+                                api->libversion());
+        return false;
+    }
+    if (!api->create_module_v2 || !api->declare_vtab || !api->wal_checkpoint_v2) {
+        *message = api->mprintf("r2vfs: this program's SQLite %s was built without virtual tables "
+                                "or WAL; use one that has them",
+                                api->libversion());
         return false;
     }
     SQLITE_EXTENSION_INIT2(api);

@@ -92,7 +92,7 @@ static struct r2_replica *find(sqlite3 *db, const char *name, const char *schema
         r2_fail(e, R2_CONFIG,
                 "%s: schema '%.60s' has no remote: open it with "
                 "'file:app.db?vfs=r2vfs&remote=s3://BUCKET/app.db', or set R2VFS_REMOTE and make "
-                "r2vfs the default VFS",
+                "r2vfs the default VFS (a file outside R2VFS_ROOT is left alone)",
                 name, schema);
     return NULL;
 }

@@ -40,6 +40,13 @@ static enum r2_code code_of_errno(int err)
     }
 }
 
+static const char *cure_of(enum r2_code code)
+{
+    if (code == R2_FULL) return "; make room on that disk";
+    if (code == R2_READONLY) return "; give this user the right to read and write there";
+    return "";
+}
+
 /* strerror_r comes in two shapes: glibc's returns the text, POSIX's a number. */
 static const char *text_of_errno(int err, char *room, size_t n)
 {
@@ -60,7 +67,7 @@ enum r2_code r2_fail_errno(struct r2_err *e, int err, const char *fmt, ...)
         e->code = code;
         put(e->text, sizeof e->text, fmt, ap);
         va_end(ap);
-        r2_advise(e, ": %s", text_of_errno(err, why, sizeof why));
+        r2_advise(e, ": %s%s", text_of_errno(err, why, sizeof why), cure_of(code));
     }
     return code;
 }

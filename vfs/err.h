@@ -42,7 +42,7 @@ enum r2_code r2_fail(struct r2_err *e, enum r2_code code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* The same for errno `err`: ENOSPC and EDQUOT become R2_FULL, EROFS and EACCES R2_READONLY, ENOMEM
- * R2_NOMEM, all else R2_IO; strerror's text is appended after ": ". */
+ * R2_NOMEM, all else R2_IO; strerror's text is appended after ": ", and what to do about it. */
 enum r2_code r2_fail_errno(struct r2_err *e, int err, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 

@@ -363,7 +363,7 @@ static int64_t patience(struct run *r)
     if (bulk) until = r->moved_ms + (r->q->deadline_ms - r->begun_ms);
     if (now >= until) {
         snprintf(a->why, sizeof a->why, "%s within %lld ms",
-                 !r->head_done ? "no answer"
+                 !r->head_done ? "nothing came"
                  : bulk        ? "nothing more came"
                                : "no complete answer",
                  (long long)(r->q->deadline_ms - r->begun_ms));

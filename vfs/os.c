@@ -97,7 +97,8 @@ enum r2_code r2_make_folders_above(const char *path, struct r2_err *e)
         *p = 0;
         if (r2_os.mkdir(part, 0777) != 0 && errno != EEXIST) {
             struct stat st;
-            if (stat(part, &st) != 0) return r2_fail_errno(e, errno, "create folder %s", part);
+            int err = errno;
+            if (stat(part, &st) != 0) return r2_fail_errno(e, err, "create folder %s", part);
         }
         *p = '/';
     }

@@ -21,6 +21,8 @@ extern "C" {
 #define R2VFS_API __attribute__((visibility("default")))
 #endif
 
+#define R2VFS_VERSION "0.1.0" /* of packages, too: they read it here */
+
 struct sqlite3_api_routines;
 
 /* Entry points: register the VFS "r2vfs" and the SQL functions on every connection from now on. */

@@ -49,7 +49,8 @@ enum r2_code r2_s3_head(struct r2_store *store, struct r2_call *call, const char
     if (!code && (!r2_s3_has_etag(a) || !a->has_length || a->status != 200)) {
         code = r2_fail(call->err, R2_CORRUPT,
                        "cannot look at " R2_S3_NAME ": the answer (%d, %s) has no %s; does "
-                       "something between here and the endpoint answer in its place?",
+                       "something between here and the endpoint answer in its place? Log in to "
+                       "the network, or correct the endpoint",
                        s->bucket, key, a->status, a->type[0] ? a->type : "no type",
                        a->etag[0] ? "Content-Length" : "ETag");
     } else if (!code && a->meta_too_long) {
@@ -216,7 +217,8 @@ static enum r2_code list_page(struct r2_s3 *s, struct r2_call *call, struct list
     }
     return r2_fail(call->err, R2_CORRUPT,
                    "cannot list " R2_S3_NAME "*: the answer is %s; does something between here "
-                   "and the endpoint answer in its place?",
+                   "and the endpoint answer in its place? Log in to the network, or correct the "
+                   "endpoint",
                    s->bucket, l->prefix, l->foreign ? "not in order" : "no listing");
 }
 

@@ -28,7 +28,9 @@ static void denied(const struct r2_answer *a, const struct r2_s3_error *s3, int6
     if (is(s3, "RequestTimeTooSkewed") || is(s3, "RequestExpired") || (!s3->code[0] && far)) {
         v->skewed = far;
         v->skew_ms = off;
-        r2_fail(e, R2_DENIED, "this machine's clock is more than 15 minutes wrong; set it");
+        r2_fail(e, R2_DENIED,
+                "this machine's clock is more than 15 minutes wrong (%d%s%s); set it", a->status,
+                s3->code[0] ? " " : "", s3->code);
     } else if (is(s3, "SignatureDoesNotMatch")) {
         r2_fail(e, R2_DENIED,
                 "the remote refused the signature (SignatureDoesNotMatch); check "
@@ -36,17 +38,23 @@ static void denied(const struct r2_answer *a, const struct r2_s3_error *s3, int6
     } else if (is(s3, "InvalidAccessKeyId") || is(s3, "Unauthorized") || a->status == 401) {
         r2_fail(e, R2_DENIED,
                 "the remote does not know this access key (%d%s%s); check R2_ACCESS_KEY_ID and the "
-                "account in the endpoint",
+                "account in the endpoint (R2_ACCOUNT_ID, R2_ENDPOINT)",
                 a->status, s3->code[0] ? " " : "", s3->code);
     } else if (is(s3, "ExpiredToken") || is(s3, "InvalidToken") || is(s3, "TokenRefreshRequired")) {
         r2_fail(e, R2_DENIED,
                 "the session token is not valid (any more) (%s); get a new one and set "
                 "R2_SESSION_TOKEN",
                 s3->code);
+    } else if (is(s3, "AccessDenied")) {
+        r2_fail(e, R2_DENIED,
+                "the remote denied it (%d AccessDenied): the token has no permission for this; "
+                "give it Object Read & Write for this bucket, or use another token",
+                a->status);
     } else {
         r2_fail(e, R2_DENIED,
-                "the remote denied it (%d%s%s); check R2_ACCESS_KEY_ID and R2_SECRET_ACCESS_KEY, "
-                "and that the token may read and write this bucket",
+                "the remote denied it (%d%s%s) and did not say why; check R2_ACCESS_KEY_ID and "
+                "R2_SECRET_ACCESS_KEY, that the token may read and write this bucket, and that "
+                "this machine's clock is right",
                 a->status, s3->code[0] ? " " : "", s3->code);
     }
 }
@@ -57,7 +65,7 @@ static void missing(const struct r2_s3_req *q, const struct r2_s3_error *s3,
     if (is(s3, "NoSuchBucket")) {
         v->code = r2_fail(e, R2_MISSING,
                           "there is no such bucket at this endpoint; create it, or correct the "
-                          "remote or the endpoint");
+                          "remote or the endpoint (R2_ACCOUNT_ID, R2_JURISDICTION, R2_ENDPOINT)");
     } else if (q->must_exist) {
         v->code = r2_fail(e, R2_PRECONDITION, "the object that was to be replaced does not exist");
     } else if (is(s3, "NoSuchUpload")) {
@@ -105,7 +113,8 @@ static void success(const struct r2_s3_req *q, const struct r2_answer *a, struct
         v->code =
             r2_fail(e, R2_CORRUPT,
                     "the answer (%d, %s%s) is not the object's; does something between here "
-                    "and the endpoint answer in its place?",
+                    "and the endpoint answer in its place? Log in to the network, or correct the "
+                    "endpoint",
                     a->status, a->type[0] ? a->type : "no type", a->etag[0] ? "" : ", no ETag");
     } else if (a->short_body) {
         v->code = r2_fail(e, R2_CORRUPT, "the answer ended before its Content-Length");
@@ -131,10 +140,11 @@ static void without_answer(const struct r2_s3_req *q, const struct r2_answer *a,
         v->again = false;
         v->code = r2_fail(e, R2_CONFIG, "curl cannot use this endpoint (%s)", a->why);
     } else if (a->outcome == R2_NOT_SENT) {
-        r2_fail(e, v->code, "no connection (%s)", a->why);
+        r2_fail(e, v->code, "no connection (%s); check the network and the endpoint", a->why);
     } else {
         v->doubt = q->changes;
-        r2_fail(e, v->code, "no answer (%s)", a->why[0] ? a->why : "the connection was closed");
+        r2_fail(e, v->code, "no answer (%s); check the network and the endpoint",
+                a->why[0] ? a->why : "the connection was closed");
     }
 }
 
@@ -175,7 +185,7 @@ void r2_s3_judge(const struct r2_s3_req *q, const struct r2_answer *a, int64_t s
     } else if (status >= 300 && status < 400) {
         v->code = r2_fail(e, R2_CONFIG,
                           "the endpoint answered with a redirect (%d), which is not followed; "
-                          "correct the endpoint",
+                          "correct the endpoint, or log in to the network",
                           status);
     } else if (status == 416) {
         v->code = r2_fail(e, R2_CORRUPT, "the object is shorter than it was said to be (416)");
