@@ -12,6 +12,14 @@ SQLITE_EXTENSION_INIT1
 
 enum { OLDEST = 3037000 }; /* oldest SQLite whose interface we use */
 
+/* A loaded library must stay: its VFS does. Linked statically there is nothing to unload, and to an
+ * automatic extension any code but OK is a failure. */
+#ifdef SQLITE_CORE
+enum { LOADED = SQLITE_OK };
+#else
+enum { LOADED = SQLITE_OK_LOAD_PERMANENTLY };
+#endif
+
 static int on_connection(sqlite3 *db, char **message, const struct sqlite3_api_routines *api)
 {
     (void)message;
@@ -31,9 +39,10 @@ static bool take_interface(char **message, const sqlite3_api_routines *api)
         return false;
     }
     if (api->libversion_number() < OLDEST) {
-        *message = api->mprintf("r2vfs: this program runs SQLite %s, and 3.37.0 or newer is needed; "
-                                "upgrade it, or use a program or driver that brings a newer one",
-                                api->libversion());
+        *message =
+            api->mprintf("r2vfs: this program runs SQLite %s, and 3.37.0 or newer is needed; "
+                         "upgrade it, or use a program or driver that brings a newer one",
+                         api->libversion());
         return false;
     }
     if (!api->create_module_v2 || !api->declare_vtab || !api->wal_checkpoint_v2) {
@@ -51,12 +60,20 @@ static bool take_interface(char **message, const sqlite3_api_routines *api)
 
 static int load(sqlite3 *db, char **message, const sqlite3_api_routines *api, bool make_default)
 {
+    char *ignored = NULL;
     if (!take_interface(message, api)) return SQLITE_ERROR;
     const char *wish = getenv("R2VFS_DEFAULT");
-    int rc = r2_shim_register(make_default || (wish && strcmp(wish, "1") == 0), message);
-    if (rc == SQLITE_OK) rc = on_connection(db, message, api);
+    int rc = SQLITE_OK;
+#ifdef SQLITE_CORE
+    rc = sqlite3_initialize(); /* nothing may have been opened yet */
+#endif
+    if (rc == SQLITE_OK)
+        rc = r2_shim_register(make_default || (wish && strcmp(wish, "1") == 0),
+                              message ? message : &ignored);
+    if (rc == SQLITE_OK && db) rc = on_connection(db, message, api);
     if (rc == SQLITE_OK) rc = sqlite3_auto_extension((void (*)(void))on_connection);
-    return rc == SQLITE_OK ? SQLITE_OK_LOAD_PERMANENTLY : rc;
+    sqlite3_free(ignored);
+    return rc == SQLITE_OK ? LOADED : rc;
 }
 
 EXPORT int sqlite3_rvfs_init(sqlite3 *db, char **message, const sqlite3_api_routines *api);

@@ -129,14 +129,36 @@ static void call(sqlite3_context *ctx, int argc, sqlite3_value **argv)
     r2_ext_error(ctx, &e);
 }
 
-int r2_ext_functions(sqlite3 *db)
+/* r2_last_error([schema]): also on a connection that r2vfs has no part in, because an open that failed
+ * leaves none that has. */
+static void last_error(sqlite3_context *ctx, int argc, sqlite3_value **argv)
+{
+    char text[R2_ERR_TEXT];
+    const char *schema = argc ? (const char *)sqlite3_value_text(argv[0]) : "main";
+    r2_replica_last_error(r2_shim_replica(sqlite3_context_db_handle(ctx), schema ? schema : "main"),
+                          text, sizeof text);
+    sqlite3_result_text(ctx, text, -1, SQLITE_TRANSIENT);
+}
+
+static int define(sqlite3 *db, const char *name, int args, const struct function *f,
+                  void (*fn)(sqlite3_context *, int, sqlite3_value **))
 {
     int rc = SQLITE_OK;
+    for (int more = 0; rc == SQLITE_OK && more < 2; more++) {
+        rc = sqlite3_create_function_v2(db, name, args + more, SQLITE_UTF8 | SQLITE_DIRECTONLY,
+                                        (void *)(uintptr_t)f, fn, NULL, NULL, NULL);
+        /* SELECT load_extension() on a connection that has them: they cannot be replaced while a
+         * statement runs, and need not be */
+        if (rc == SQLITE_BUSY) rc = SQLITE_OK;
+    }
+    return rc;
+}
+
+int r2_ext_functions(sqlite3 *db)
+{
+    int rc = define(db, "r2_last_error", 0, NULL, last_error);
     for (size_t k = 0; rc == SQLITE_OK && k < sizeof functions / sizeof *functions; k++)
-        for (int more = 0; rc == SQLITE_OK && more < 2; more++)
-            rc = sqlite3_create_function_v2(
-                db, functions[k].name, functions[k].args + more, SQLITE_UTF8 | SQLITE_DIRECTONLY,
-                (void *)(uintptr_t)&functions[k], call, NULL, NULL, NULL);
+        rc = define(db, functions[k].name, functions[k].args, &functions[k], call);
     return rc;
 }
 

@@ -425,6 +425,7 @@ enum r2_code r2_config_load(const struct r2_config_source *src, const char *path
     out->retention_s = 86400;
     out->progress = true;
     enum r2_code code = load_remote(&l);
+    if (code == R2_OK) code = r2_config_refuse_typos(&l);
     if (code == R2_OK && out->scheme == R2_SCHEME_NONE) return R2_OK;
     if (code == R2_OK) code = refuse_uri_secrets(&l);
     if (code == R2_OK) code = load_options(&l);

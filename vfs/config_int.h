@@ -29,6 +29,9 @@ enum r2_code r2_config_wrong(const struct r2_config_load *l, const struct r2_con
 enum r2_code r2_config_wrong_hidden(const struct r2_config_load *l, const struct r2_config_value *v,
                                     const char *allowed);
 
+/* R2_CONFIG for a URI parameter that looks like a misspelt one of ours. */
+enum r2_code r2_config_refuse_typos(const struct r2_config_load *l);
+
 /* Endpoint, region and credentials. */
 enum r2_code r2_config_load_s3(struct r2_config_load *l);
 

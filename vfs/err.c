@@ -40,8 +40,9 @@ static enum r2_code code_of_errno(int err)
     }
 }
 
-static const char *cure_of(enum r2_code code)
+static const char *cure_of(int err, enum r2_code code)
 {
+    if (err == EFBIG) return "; raise this program's limit on the size of a file (ulimit -f)";
     if (code == R2_FULL) return "; make room on that disk";
     if (code == R2_READONLY) return "; give this user the right to read and write there";
     return "";
@@ -67,7 +68,7 @@ enum r2_code r2_fail_errno(struct r2_err *e, int err, const char *fmt, ...)
         e->code = code;
         put(e->text, sizeof e->text, fmt, ap);
         va_end(ap);
-        r2_advise(e, ": %s%s", text_of_errno(err, why, sizeof why), cure_of(code));
+        r2_advise(e, ": %s%s", text_of_errno(err, why, sizeof why), cure_of(err, code));
     }
     return code;
 }

@@ -21,6 +21,7 @@ struct r2_remote {
     bool numbered;       /* it carries a db-version */
     bool has_checksum;   /* v.checksum is the writer's word and v.recent is valid */
     bool has_lineage;
+    bool altered; /* its metadata call it the base, and its bytes are others */
     enum r2_layout_kind layout;
 };
 

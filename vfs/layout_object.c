@@ -110,9 +110,10 @@ static enum r2_code fetch(struct r2_store *store, struct r2_call *call, const ch
     if (rc) {
         r2_wrap(call->err, "object %s, version %" PRIu64, key, remote->v.version);
         if (rc == R2_CORRUPT)
-            r2_advise(call->err, "; nothing local was changed. Name another object if this one is not "
-                                 "yours; else put a good copy there, or make a replica's content "
-                                 "the newest with r2_resolve('local')");
+            r2_advise(call->err,
+                      "; nothing local was changed. Name another object if this one is not "
+                      "yours; else put a good copy there, or make a replica's content "
+                      "the newest with r2_resolve('local')");
         return rc;
     }
     remote->v.checksum = r2_image_checksum(image);

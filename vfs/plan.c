@@ -11,8 +11,15 @@ static bool lineage_known(const struct r2_version *v)
     return memcmp(v->lineage, none, sizeof none) != 0;
 }
 
-/* The same version under another ETag: copied by a tool, or our own push whose ETag we never saw.
- */
+/* Is it the MD5 of the bytes, as S3 gives to what was not uploaded in parts? */
+static bool is_md5(const char *etag)
+{
+    return strlen(etag) == 34 && strspn(etag + 1, "0123456789abcdef") == 32;
+}
+
+/* The same version under another ETag: copied by a tool that uploads in other parts, or our own push
+ * whose ETag we never saw. Metadata alone do not vouch for bytes, since whoever changes them may copy
+ * ours: r2_probe() has looked at those that an ETag does not tell apart (remote->altered). */
 static bool same_version(const struct r2_version *base, const struct r2_remote *remote)
 {
     /* two births with the same bytes have the same ETag and are two databases all the same */
@@ -21,6 +28,12 @@ static bool same_version(const struct r2_version *base, const struct r2_remote *
         return false;
     /* the same bytes under a higher number are a version of their own: ours must not go below it */
     if (strcmp(base->etag, remote->v.etag) == 0) return remote->v.version <= base->version;
+    if (remote->altered || (is_md5(base->etag) && is_md5(remote->v.etag))) return false;
+    return r2_plan_says_same(base, remote);
+}
+
+bool r2_plan_says_same(const struct r2_version *base, const struct r2_remote *remote)
+{
     return remote->has_checksum && base->version == remote->v.version &&
            base->checksum == remote->v.checksum && base->recent[0] &&
            strcmp(base->recent, remote->v.recent) == 0;

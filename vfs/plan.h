@@ -40,6 +40,8 @@ enum r2_action {
     R2_DO_RESET   /* both sides are gone: forget the state, start anew */
 };
 
+/* Do the remote's metadata call it the base, whatever its ETag? */
+bool r2_plan_says_same(const struct r2_version *base, const struct r2_remote *remote);
 enum r2_relation r2_plan_relation(const struct r2_record *record, const struct r2_remote *remote);
 enum r2_action r2_plan(enum r2_local_kind local, enum r2_relation remote);
 

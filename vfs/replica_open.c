@@ -35,6 +35,13 @@ static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
     }
     r2_err_clear(op->call.err);
     rc = r2_adopt_remote(op, remote, true);
+    if (rc == R2_CORRUPT) { /* an open that failed could not be told r2_resolve('local') */
+        r2_log_err(r, op->call.err);
+        r2_bar(r, op->call.err->text);
+        op->barred = true;
+        r2_err_clear(op->call.err);
+        return R2_OK;
+    }
     return rc ? r2_advise(op->call.err, " (to settle this with conflict=fork: %.300s)", why.text)
               : R2_OK;
 }
@@ -162,8 +169,9 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
     }
     switch (action) {
     case R2_DO_NOTHING:
+        equal = strcmp(k->base.etag, remote->v.etag) == 0;
         (void)r2_strcpy(k->base.etag, sizeof k->base.etag, remote->v.etag);
-        return op->known ? R2_OK : r2_op_save(op);
+        return op->known && equal ? R2_OK : r2_op_save(op);
     case R2_DO_PUSH:
         if (first || !op->known) push_leftovers(op, config);
         return R2_OK;

@@ -31,7 +31,8 @@ enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, bool just_this
         enum r2_code rc = r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
         if (rc == R2_OK) r->record.verified_ms = asked_ms;
         if (rc == R2_PRECONDITION && just_this) return rc;
-        if (rc != R2_PRECONDITION) return rc ? r2_wrap(op->call.err, "cannot pull %s", r->config.url) : rc;
+        if (rc != R2_PRECONDITION)
+            return rc ? r2_wrap(op->call.err, "cannot pull %s", r->config.url) : rc;
         r2_err_clear(op->call.err); /* a newer one came in between: take that */
         rc = r2_probe(op, remote);
         if (rc) return rc;

@@ -14,6 +14,27 @@
 #include "ltx.h"
 #include "os.h"
 
+/* The base by its metadata, under an ETag that is neither the base's nor tells two contents apart
+ * (uploaded in parts): its bytes decide. */
+static enum r2_code look_at_bytes(struct r2_op *op, struct r2_remote *remote)
+{
+    struct r2_replica *r = op->r;
+    const struct r2_version *base = &r->record.base;
+    struct r2_image image;
+    if (!remote->exists || !base->version || !base->etag[0] ||
+        strcmp(base->etag, remote->v.etag) == 0 || !r2_plan_says_same(base, remote))
+        return R2_OK;
+    r2_image_init(&image);
+    enum r2_code rc = r2_image_create(&image, r->path, "-r2-new", false, op->call.err);
+    r2_op_time(op);
+    if (!rc) rc = r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, &image);
+    r2_image_free(&image);
+    if (rc != R2_CORRUPT && rc != R2_PRECONDITION) return rc;
+    remote->altered = true; /* or replaced just now: the next probe sees by what */
+    r2_err_clear(op->call.err);
+    return R2_OK;
+}
+
 enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out)
 {
     struct r2_replica *r = op->r;
@@ -29,7 +50,7 @@ enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out)
     bool ours = out->exists && out->has_lineage && memcmp(out->v.lineage, k->base.lineage, 16) == 0;
     if (ours && out->v.version > k->highest_seen) k->highest_seen = out->v.version;
     k->verified_ms = asked_ms;
-    return R2_OK;
+    return look_at_bytes(op, out);
 }
 
 enum r2_code r2_conflict(struct r2_op *op, enum r2_relation relation,
@@ -350,7 +371,13 @@ enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version)
     enum r2_code rc = look_first(op);
     if (rc) return rc;
     *version = k->base.version;
-    rc = r2_stage(op, true, &s);
+    /* nobody of ours wrote: most likely it is base's, and needs no copy beside it */
+    bool wrote = atomic_load(&r2_state_live(op->r->state)->write_seq) != k->clean_seq;
+    rc = r2_stage(op, wrote || !k->base.version || k->pending.kind == R2_PENDING_PUSH, &s);
+    if (!rc && !s.equal && s.image.fd < 0) {
+        r2_staged_free(&s);
+        rc = r2_stage(op, true, &s);
+    }
     if (rc == R2_MISSING) { /* no file: nothing to push */
         r2_err_clear(op->call.err);
         rc = R2_OK;

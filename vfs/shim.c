@@ -1,7 +1,7 @@
 /* shim.c - the VFS "r2vfs": a shim around the platform's default VFS.
  *
- * Loading:  .load build/r2vfs            (or sqlite3_auto_extension(sqlite3_r2vfs_init) when
- * linked) Using:    file:app.db?vfs=r2vfs&remote=s3://bucket/app.db     or R2VFS_REMOTE and friends
+ * Loading:  .load build/r2vfs            (or sqlite3_r2vfs_init(NULL, NULL, NULL) when linked)
+ * Using:    file:app.db?vfs=r2vfs&remote=s3://bucket/app.db     or R2VFS_REMOTE and friends
  *
  * A main database that has a remote gets a struct r2_file and the methods of shim_io.c, and so does
  * its -wal. Everything else is opened by the parent in our place: it never sees us again.
@@ -59,9 +59,24 @@ void r2_shim_report(struct r2_replica *r, const struct r2_err *e, const char *wh
     fprintf(stderr, "r2vfs: %s: %s\n", when, e->text);
 }
 
+/* sqlite3_log cuts at 210 bytes, and what to do comes last: a long sentence goes in pieces. */
 static void log_to_sqlite(enum r2_code code, const char *sentence)
 {
-    sqlite3_log(code ? r2_shim_code(code) : SQLITE_NOTICE, "r2vfs: %s", sentence);
+    enum { PIECE = 190 };
+    int rc = code ? r2_shim_code(code) : SQLITE_NOTICE;
+    const char *lead = "";
+    while (strlen(sentence) > PIECE) {
+        int n = PIECE;
+        while (n > PIECE / 2 && sentence[n] != ' ')
+            n--;
+        if (sentence[n] != ' ')
+            for (n = PIECE; n > 1 && ((unsigned char)sentence[n] & 0xc0) == 0x80; n--) {
+            }
+        sqlite3_log(rc, "r2vfs: %s%.*s", lead, n, sentence);
+        sentence += n;
+        lead = sentence[0] == ' ' ? "..." : "... ";
+    }
+    sqlite3_log(rc, "r2vfs: %s%s", lead, sentence);
 }
 
 static void tell_on_stderr(const char *sentence)
@@ -118,6 +133,23 @@ static const char *uri_value(void *name, const char *key)
     return sqlite3_uri_parameter(name, key);
 }
 
+/* Ours was done, but SQLite's own VFS could not open the file. */
+static void report_refusal(const char *name, const struct r2_config *config, int flags)
+{
+    struct r2_err e = {.code = R2_OK};
+    if (!(flags & SQLITE_OPEN_CREATE) && access(name, F_OK) != 0)
+        r2_fail(&e, R2_MISSING,
+                "cannot open %s: there is no such database, neither here nor at %s; correct the "
+                "name, or open it without mode=ro or mode=rw to create it",
+                name, config->url);
+    else
+        r2_fail(&e, R2_READONLY,
+                "cannot open %s: the file or its folder cannot be used; give this user the right "
+                "to read and write there",
+                name);
+    r2_shim_report(NULL, &e, "at open");
+}
+
 static int open_main(const char *name, struct r2_file *p, int flags, int *out_flags)
 {
     struct r2_err e = {.code = R2_OK};
@@ -137,6 +169,7 @@ static int open_main(const char *name, struct r2_file *p, int flags, int *out_fl
     if (!why && (why = r2_replica_open(p->replica, config, &e))) r2_log_err(p->replica, &e);
     if (!why) {
         rc = parent->xOpen(parent, name, p->real, flags, out_flags);
+        if (rc != SQLITE_OK) report_refusal(name, config, flags);
         if (rc != SQLITE_OK && p->real->pMethods) p->real->pMethods->xClose(p->real);
     }
     if (!why && rc == SQLITE_OK) {

@@ -19,6 +19,7 @@ struct r2_file {
     const char *name;           /* main database: as SQLite gave it, the same memory */
     struct r2_file *next;       /* main database: the next open one */
     int lock;                   /* main database: the lock that SQLite holds */
+    bool used;                  /* main database: has begun a transaction */
     bool has_shm;               /* main database: in WAL mode, its writes are checkpoints */
     bool began;                 /* main database: xLock(SHARED) has begun the transaction */
     bool wal_write;             /* main database: holds WAL's write lock */

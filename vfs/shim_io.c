@@ -45,14 +45,25 @@ static int touch(struct r2_file *p)
     return SQLITE_OK;
 }
 
+static int refuse_if_barred(struct r2_file *p)
+{
+    struct r2_err e;
+    if (r2_replica_foreign(p->replica) || !r2_replica_barred(p->replica, &e)) return SQLITE_OK;
+    r2_log_err(p->replica, &e);
+    return SQLITE_CANTOPEN;
+}
+
 /* A transaction is about to begin. */
 static int begin(struct r2_file *p)
 {
     struct r2_err e;
+    bool first = !p->used;
+    p->used = true;
     if (r2_replica_foreign(p->replica)) return SQLITE_OK;
-    if (r2_replica_barred(p->replica, &e)) {
-        r2_log_err(p->replica, &e);
-        return SQLITE_CANTOPEN;
+    if (refuse_if_barred(p)) {
+        /* The first one of a connection reads the schema, and nothing else. Newer SQLites do that
+         * before every SELECT: without it r2_resolve() could not be called. */
+        return first ? SQLITE_OK : SQLITE_CANTOPEN;
     }
     if (!r2_replica_refresh_due(p->replica, p->config)) return SQLITE_OK;
     enum r2_code rc = r2_replica_refresh(p->replica, p->config, &e);
@@ -134,6 +145,7 @@ static int main_lock(sqlite3_file *f, int level)
         if (rc) return rc;
         p->began = true;
     }
+    if (level > SQLITE_LOCK_SHARED && refuse_if_barred(p)) return SQLITE_CANTOPEN;
     int rc = p->real->pMethods->xLock(p->real, level);
     if (rc == SQLITE_OK && level > p->lock) p->lock = level;
     return rc;
@@ -210,6 +222,8 @@ static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
         p->began = false;
     }
     bool write_slot = slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE;
+    if (write_slot && flags & SQLITE_SHM_LOCK && p->used && refuse_if_barred(p))
+        return SQLITE_CANTOPEN;
     /* before the lock goes, so that no other writer marks its commit at the same time */
     if (write_slot && flags & SQLITE_SHM_UNLOCK) end_of_write(p);
     int rc = p->real->pMethods->xShmLock(p->real, slot, n, flags);

@@ -28,9 +28,8 @@ static void denied(const struct r2_answer *a, const struct r2_s3_error *s3, int6
     if (is(s3, "RequestTimeTooSkewed") || is(s3, "RequestExpired") || (!s3->code[0] && far)) {
         v->skewed = far;
         v->skew_ms = off;
-        r2_fail(e, R2_DENIED,
-                "this machine's clock is more than 15 minutes wrong (%d%s%s); set it", a->status,
-                s3->code[0] ? " " : "", s3->code);
+        r2_fail(e, R2_DENIED, "this machine's clock is more than 15 minutes wrong (%d%s%s); set it",
+                a->status, s3->code[0] ? " " : "", s3->code);
     } else if (is(s3, "SignatureDoesNotMatch")) {
         r2_fail(e, R2_DENIED,
                 "the remote refused the signature (SignatureDoesNotMatch); check "

@@ -219,6 +219,67 @@ class Foreign(support.Case):
         self.assertEqual(one(db, "SELECT sync()"), 2)
         self.assertEqual(self.forks(), [])
 
+    def in_parts(self, body, meta):
+        """Uploaded as another program does it, in parts: an ETag that is no MD5."""
+        client, where = self.bucket.client, {"Bucket": self.bucket.name, "Key": self.key}
+        upload = client.create_multipart_upload(Metadata=meta, **where)["UploadId"]
+        etag = client.upload_part(UploadId=upload, PartNumber=1, Body=body, **where)["ETag"]
+        client.complete_multipart_upload(UploadId=upload, MultipartUpload={
+            "Parts": [{"PartNumber": 1, "ETag": etag}]}, **where)
+        self.assertNotEqual(len(self.bucket.head(self.key).etag), 34)
+
+    def test_a_copy_in_parts(self):
+        """The same bytes under an ETag that is no MD5 are the same version: they are looked at."""
+        self.seed()
+        found = self.bucket.get(self.key)
+        self.in_parts(found.body, found.meta)
+        db = self.connect("a/app.db")
+        db.execute("INSERT INTO t VALUES('ours')")
+        self.assertEqual(one(db, "SELECT sync()"), 2)
+        self.assertEqual(self.rows(self.connect("b/app.db")), ["base 1", "ours"])
+        self.assertEqual(self.forks(), [])
+
+    def theirs_under_our_metadata(self, put):
+        found = self.bucket.get(self.key)
+        put(self.edit(found.body, "INSERT INTO t VALUES('theirs')"), found.meta)
+
+    def put_whole(self, body, meta):
+        self.bucket.put(self.key, body, meta)
+
+    def test_other_bytes_with_all_our_metadata(self):
+        """Whoever changes the bytes and copies every name and value of ours is not overwritten."""
+        for put in (self.put_whole, self.in_parts):
+            for when in ("open", "closed", "dirty"):
+                with self.subTest(put=put.__name__, when=when):
+                    self.key = f"{self.prefix}/{put.__name__}-{when}.db"
+                    self.remote = self.remote_of(self.key)
+                    here = f"{put.__name__}-{when}/a.db"
+                    db = self.connect(here)
+                    db.execute("CREATE TABLE t(x)")
+                    self.assertEqual(one(db, "SELECT sync()"), 1)
+                    if when == "open":
+                        self.theirs_under_our_metadata(put)
+                        db.execute("INSERT INTO t VALUES('ours')")
+                        for _ in range(2):      # also the second time
+                            self.fails(db.execute, "SELECT sync()", code=517)
+                    else:
+                        db.close()
+                        if when == "dirty":
+                            db = self.connect(here, sync="manual")
+                            db.execute("INSERT INTO t VALUES('ours')")
+                            db.close()
+                        self.theirs_under_our_metadata(put)
+                        db = self.connect(here)
+                        self.fails(db.execute, "SELECT * FROM t", code=14)
+                        self.assertIn("checksum", one(db, "SELECT r2_last_error()"))
+                    self.assertIn(b"theirs", self.bucket.get(self.key).body)
+                    # theirs cannot be told from a damaged object: the user decides, nothing is lost
+                    self.assertEqual(one(db, "SELECT r2_resolve('local')"), 2)
+                    self.assertEqual(self.rows(db), [] if when == "closed" else ["ours"])
+                    kept = [self.bucket.get(fork).body for fork in self.forks()]
+                    self.assertTrue(any(b"theirs" in body for body in kept))
+                    db.close()
+
 
 if __name__ == "__main__":
     support.main()

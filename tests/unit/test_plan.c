@@ -152,6 +152,16 @@ static void same_version_under_another_etag(void)
     CU_ASSERT_EQUAL(relation(), R2_REL_SAME);
     record.base.etag[0] = 0; /* our own push, whose answer we never saw */
     CU_ASSERT_EQUAL(relation(), R2_REL_SAME);
+    /* whoever changes the bytes may copy our metadata: two MD5s are two contents */
+    snprintf(record.base.etag, sizeof record.base.etag, "\"0123456789abcdef0123456789abcdef\"");
+    CU_ASSERT_EQUAL(relation(), R2_REL_SAME); /* theirs is none: r2_probe() looks at the bytes, */
+    remote.altered = true;
+    CU_ASSERT_EQUAL(relation(), R2_REL_ALTERED); /* and says so */
+    remote.altered = false;
+    snprintf(remote.v.etag, sizeof remote.v.etag, "\"0123456789abcdef0123456789abcde0\"");
+    CU_ASSERT_EQUAL(relation(), R2_REL_ALTERED);
+    record.base.etag[0] = 0;
+    CU_ASSERT_EQUAL(relation(), R2_REL_SAME);
     /* each part of the proof is needed */
     remote.v.checksum++;
     CU_ASSERT_EQUAL(relation(), R2_REL_ALTERED);
