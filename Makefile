@@ -8,10 +8,11 @@
 #   make packages              build/packages: Python wheel, npm package, Debian package
 #   make units T=wal           one kind of test; T: only programs whose name contains it
 #   make V=1                   shows the commands
-#   make install PREFIX=/usr/local [DESTDIR=...]
+#   make install PREFIX=/usr/local [LIBDIR=...] [DESTDIR=...]
 
 BUILD    ?= build
 PREFIX   ?= /usr/local
+LIBDIR   ?= $(PREFIX)/lib
 PYTHON   ?= $(firstword $(wildcard /usr/bin/python3) python3)
 OPT      ?= -O2
 SANITIZE ?=
@@ -51,7 +52,7 @@ EXTENSION := $(BUILD)/r2vfs.$(SUFFIX)
 LIBRARY   := $(BUILD)/libr2vfs.a
 PRELOAD   := $(if $(wildcard ext/preload.c),$(BUILD)/r2vfs-preload.$(SUFFIX))
 
-.PHONY: all tests install uninstall clean distclean lint demo test test-lang packages units \
+.PHONY: all tests install install-built uninstall clean distclean lint demo test test-lang packages units \
         integration sanitize sqlite-suite bench FORCE
 
 all: $(EXTENSION) $(LIBRARY) $(PRELOAD)
@@ -103,14 +104,24 @@ $(BUILD)/flags: FORCE
 -include $(OBJECTS:.o=.d) $(STATICS:.o=.d) $(TESTS:$(BUILD)/tests/%=$(BUILD)/static/tests/%.d) $(HELPERS:.o=.d)
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/include
-	install -m 755 $(EXTENSION) $(PRELOAD) $(DESTDIR)$(PREFIX)/lib/
-	install -m 644 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/
+	@$(MAKE) --no-print-directory install-built
+
+# What is built already, whatever its flags were. The manual page and the pkg-config file have the
+# version, the paths, and README's tables in them.
+install-built:
+	install -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/man/man7
+	install -m 755 $(EXTENSION) $(wildcard $(PRELOAD)) $(DESTDIR)$(LIBDIR)/
+	install -m 644 $(LIBRARY) $(DESTDIR)$(LIBDIR)/
 	install -m 644 vfs/r2vfs.h $(DESTDIR)$(PREFIX)/include/
+	$(PYTHON) scripts/man page >$(BUILD)/r2vfs.7
+	$(PYTHON) scripts/man pc $(PREFIX) $(LIBDIR) >$(BUILD)/r2vfs.pc
+	install -m 644 $(BUILD)/r2vfs.7 $(DESTDIR)$(PREFIX)/share/man/man7/
+	install -m 644 $(BUILD)/r2vfs.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/lib/r2vfs.$(SUFFIX) $(DESTDIR)$(PREFIX)/lib/r2vfs-preload.$(SUFFIX) \
-	    $(DESTDIR)$(PREFIX)/lib/libr2vfs.a $(DESTDIR)$(PREFIX)/include/r2vfs.h
+	rm -f $(DESTDIR)$(LIBDIR)/r2vfs.$(SUFFIX) $(DESTDIR)$(LIBDIR)/r2vfs-preload.$(SUFFIX) \
+	    $(DESTDIR)$(LIBDIR)/libr2vfs.a $(DESTDIR)$(LIBDIR)/pkgconfig/r2vfs.pc \
+	    $(DESTDIR)$(PREFIX)/include/r2vfs.h $(DESTDIR)$(PREFIX)/share/man/man7/r2vfs.7
 
 clean:
 	rm -rf build
@@ -136,7 +147,7 @@ test-lang:
 	@$(PYTHON) scripts/test lang $(T)
 
 packages: all
-	@scripts/packages $(BUILD)
+	@$(PYTHON) scripts/packages $(BUILD)
 
 units integration sanitize:
 	@$(PYTHON) scripts/test $@ $(T)

@@ -1,0 +1,1 @@
+export { getLoadablePath, getPreloadPath, isConflict, load, open, uri } from "./index.cjs";
