@@ -128,7 +128,7 @@ clean:
 
 # Also the emulator, which lies outside the repository.
 distclean: clean
-	cd "$${R2VFS_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/r2vfs}" 2>/dev/null && rm -rf emulator-* node-*
+	cd "$${R2VFS_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/r2vfs}" 2>/dev/null && rm -rf emulator-* node-* || true
 
 demo:
 	@scripts/setup build

@@ -24,10 +24,11 @@ enum r2_code r2_dir_failed(struct r2_dir_job *j)
     switch (j->err.code) {
     case R2_READONLY:
         j->err.code = R2_DENIED;
-        r2_advise(&j->err, " (also in the hidden " R2_DIR_SIDE " folder)");
+        r2_advise(&j->err, "; check owner and permissions there (also of the hidden " R2_DIR_SIDE
+                           " folder)");
         break;
     case R2_FULL:
-        r2_advise(&j->err, "; nothing was changed");
+        r2_advise(&j->err, "; free some space there; nothing was changed");
         break;
     case R2_IO:
         j->err.code = R2_UNREACHABLE;
