@@ -129,8 +129,8 @@ static void call(sqlite3_context *ctx, int argc, sqlite3_value **argv)
     r2_ext_error(ctx, &e);
 }
 
-/* r2_last_error([schema]): also on a connection that r2vfs has no part in, because an open that failed
- * leaves none that has. */
+/* r2_last_error([schema]): also on a connection that r2vfs has no part in, because an open that
+ * failed leaves none that has. */
 static void last_error(sqlite3_context *ctx, int argc, sqlite3_value **argv)
 {
     char text[R2_ERR_TEXT];

@@ -5,7 +5,6 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/crypto.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -71,35 +70,6 @@ static void watch_fork(void)
 {
     (void)r2_fork_count(); /* it counts from its first call on */
     pthread_atfork(hold_pool, release_pool, release_in_child);
-}
-
-/* Writing to a connection that is gone raises SIGPIPE, which would end the host program: hold it
- * back in this thread, and swallow one that we caused. */
-struct quiet {
-    sigset_t old;
-    bool was_pending;
-};
-
-static void quiet_begin(struct quiet *q)
-{
-    sigset_t pipe_only, pending;
-    sigemptyset(&pipe_only);
-    sigaddset(&pipe_only, SIGPIPE);
-    sigpending(&pending);
-    q->was_pending = sigismember(&pending, SIGPIPE) == 1;
-    pthread_sigmask(SIG_BLOCK, &pipe_only, &q->old);
-}
-
-static void quiet_end(struct quiet *q)
-{
-#ifndef __APPLE__ /* there sockets can be told not to raise it, and curl does */
-    const struct timespec at_once = {0, 0};
-    sigset_t pipe_only;
-    sigemptyset(&pipe_only);
-    sigaddset(&pipe_only, SIGPIPE);
-    if (!q->was_pending) (void)sigtimedwait(&pipe_only, NULL, &at_once);
-#endif
-    pthread_sigmask(SIG_SETMASK, &q->old, NULL);
 }
 
 static void slot_free(struct slot *s)
@@ -190,8 +160,6 @@ static struct slot *check_out(const char *url, int64_t deadline_ms, bool *late)
     origin_of(url, origin);
     pthread_once(&fork_once, watch_fork);
     pthread_mutex_lock(&pool.lock);
-    /* exit() must not take OpenSSL down under a thread that is still sending */
-    if (!pool.curl_ready) OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
     if (!pool.curl_ready) pool.curl_ready = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
     forget_parents();
     bool turn = pool.curl_ready && wait_for_turn(deadline_ms);
@@ -527,7 +495,7 @@ enum r2_code r2_http_do(const struct r2_http *q, struct r2_answer *a, struct r2_
 {
     struct run r = {.q = q, .a = a, .e = e, .begun_ms = r2_boot_ms()};
     struct curl_slist *headers = NULL;
-    struct quiet quiet;
+    struct r2_quiet quiet;
     bool late = false;
     CURLcode c;
     r.moved_ms = r.window_ms = r.begun_ms;
@@ -536,7 +504,7 @@ enum r2_code r2_http_do(const struct r2_http *q, struct r2_answer *a, struct r2_
         r2_strcpy(a->why, sizeof a->why, "the time for it was over before it began");
         return R2_OK;
     }
-    quiet_begin(&quiet);
+    r2_quiet_begin(&quiet);
     struct slot *s = check_out(q->url, q->deadline_ms, &late);
     if (late)
         r2_strcpy(a->why, sizeof a->why, "too many requests are running in this process");
@@ -555,7 +523,7 @@ enum r2_code r2_http_do(const struct r2_http *q, struct r2_answer *a, struct r2_
         curl_easy_reset(s->easy); /* keeps the connections; drops what points into `r` */
         check_in(s);
     }
-    quiet_end(&quiet);
+    r2_quiet_end(&quiet);
     curl_slist_free_all(headers);
     if (q->progress && a->up + a->down != r.reported)
         r2_progress_add(q->progress, (int64_t)(a->up + a->down - r.reported));

@@ -21,7 +21,9 @@ struct r2_remote {
     bool numbered;       /* it carries a db-version */
     bool has_checksum;   /* v.checksum is the writer's word and v.recent is valid */
     bool has_lineage;
-    bool altered; /* its metadata call it the base, and its bytes are others */
+    char older[R2_RECENT_BYTES]; /* a db-recent that ends below db-version: a program that knows
+                                    only the object carried it on from what it replaced; else "" */
+    bool altered;                /* its metadata call it the base, and its bytes are others */
     enum r2_layout_kind layout;
 };
 
@@ -71,6 +73,8 @@ const struct r2_layout_ops *r2_layout_of(enum r2_layout_kind kind);
 
 /* Is `recent` well formed and its first entry `version`? */
 bool r2_recent_valid(const char *recent, uint64_t version);
+/* The version of its first entry; 0: not well formed. */
+uint64_t r2_recent_first(const char *recent);
 /* The nonce of `version`; false when it is not among the entries. */
 bool r2_recent_find(const char *recent, uint64_t version, uint64_t *nonce);
 /* out = (version, nonce) before the entries of `base`, at most R2_RECENT_MAX in all. */

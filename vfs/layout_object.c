@@ -53,8 +53,10 @@ static enum r2_code read_meta(const struct r2_object *o, const char *key, struct
         if (!r2_lineage_parse(value, out->v.lineage)) return bad_meta(e, key, "db-lineage", value);
         out->has_lineage = true;
     }
-    if (r2_meta_get(&o->meta, "db-recent", value, sizeof value) &&
-        r2_recent_valid(value, out->v.version)) {
+    bool recent = r2_meta_get(&o->meta, "db-recent", value, sizeof value);
+    uint64_t first = recent ? r2_recent_first(value) : 0;
+    if (first && first < out->v.version) (void)r2_strcpy(out->older, sizeof out->older, value);
+    if (recent && r2_recent_valid(value, out->v.version)) {
         (void)r2_strcpy(out->v.recent, sizeof out->v.recent, value);
         if (r2_meta_get(&o->meta, "db-checksum", value, sizeof value)) {
             if (!r2_parse_hex64(value, 16, &out->v.checksum))

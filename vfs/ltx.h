@@ -17,13 +17,18 @@
  *                68    4   WAL salt 2
  *                72    8   node id
  *                80   20   zero
- *   page frames  100   4   page number: ascending, 1..commit, never the lock page; a snapshot has
- * all (each)         4   2   flags: 1: as below; 0: an LZ4 frame (4D224D18...) follows instead 6 4
- * n 10   n   LZ4 block that inflates to the page end            0   6   zero page index     each
- * page in order, three varints (LEB128, shortest form): page number, offset of its frame, size of
- * its frame with all 6 or 10 bytes before the LZ4 data; one zero byte index size     0   8   bytes
- * of the page index trailer        0   8   post: rolling checksum afterwards 8   8   file checksum;
- * the segment ends here
+ *   page frames  100    4   page number: ascending, 1..commit, never the lock page;
+ *   (each)                  a snapshot has all
+ *                 4    2   flags: 1: as below; 0: an LZ4 frame (4D224D18...) follows instead
+ *                 6    4   n
+ *                10    n   LZ4 block that inflates to the page
+ *   end            0    6   zero
+ *   page index     each page in order, three varints (LEB128, shortest form): page number,
+ *                  offset of its frame, size of its frame with all 6 or 10 bytes before the
+ *                  LZ4 data; one zero byte
+ *   index size     0    8   bytes of the page index
+ *   trailer        0    8   post: rolling checksum afterwards
+ *                  8    8   file checksum; the segment ends here
  *
  *   page     = F | CRC-64/GO-ISO (page number as 4 bytes, then the page's bytes)
  *   rolling  = F | (xor of all page checksums but the lock page's); an empty database: F

@@ -238,6 +238,7 @@ static enum r2_code inflate_block(struct r2_ltx_reader *d, const struct entry *e
     d->crc = r2_crc64(d->crc, window_at(w), 4);
     window_skip(w, 4);
     if ((rc = window_fill(d, w, n))) return rc;
+    /* It takes a match of distance 0, which repeats what was in `page`: the checksum judges it. */
     int got = LZ4_decompress_safe((const char *)window_at(w), page, (int)n, (int)d->h.page_size);
     if (got < 0 || (uint32_t)got != d->h.page_size)
         return damaged_page(d, w->at, pgno, "its LZ4 block does not inflate to a page");
@@ -261,7 +262,7 @@ static enum r2_code inflate_frame(struct r2_ltx_reader *d, const struct entry *e
     uint64_t left = en->size - FRAME_HEADER;
     size_t got = 0, more = 1;
     uint8_t spare; /* room for a byte too much */
-    if (d->lz4f) LZ4F_resetDecompressionContext(d->lz4f);
+    /* After a whole frame it is ready for the next; after a failure nothing is read any more. */
     if (!d->lz4f && LZ4F_isError(LZ4F_createDecompressionContext(&d->lz4f, LZ4F_VERSION)))
         return r2_fail(d->err, R2_NOMEM, "no memory to inflate an LZ4 frame");
     while (more) {
@@ -318,6 +319,7 @@ static enum r2_code next_page(struct r2_ltx_reader *d, uint32_t *pgno, void *pag
     const char *fault = r2_ltx_page_fault(&d->h, d->last, p);
     if (fault) return damaged_page(d, at, p, fault);
     if (flags > 1) return damaged_page(d, at + 4, p, "its frame has unknown flags");
+    if (!en.pgno) return damaged_page(d, en.at, p, "the page index ends before it");
     if (en.pgno != p || en.off != at || en.size <= FRAME_HEADER || en.size > d->pages_end - at)
         return r2_fail(d->err, R2_CORRUPT,
                        "the LTX segment is damaged at offset %llu: the page index says page %llu "
@@ -387,7 +389,7 @@ enum r2_code r2_ltx_verify(r2_ltx_read_fn read, void *ctx, uint64_t size, struct
     *post = 0;
     enum r2_code rc = r2_ltx_open(&d, read, ctx, size, h, e);
     if (rc) return rc;
-    void *page = malloc(h->page_size);
+    void *page = calloc(1, h->page_size);
     if (!page) rc = r2_fail(e, R2_NOMEM, "no memory for a page of %u bytes", h->page_size);
     while (!rc && !end)
         rc = r2_ltx_next(d, &pgno, page, &end);

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,4 +233,26 @@ unsigned r2_fork_count(void)
 {
     pthread_once(&forks_once, watch_forks);
     return forks;
+}
+
+void r2_quiet_begin(struct r2_quiet *q)
+{
+    sigset_t pipe_only, pending;
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    sigpending(&pending);
+    q->was_pending = sigismember(&pending, SIGPIPE) == 1;
+    pthread_sigmask(SIG_BLOCK, &pipe_only, &q->old);
+}
+
+void r2_quiet_end(struct r2_quiet *q)
+{
+#ifndef __APPLE__ /* there sockets can be told not to raise it, and curl does */
+    const struct timespec at_once = {0, 0};
+    sigset_t pipe_only;
+    sigemptyset(&pipe_only);
+    sigaddset(&pipe_only, SIGPIPE);
+    if (!q->was_pending) (void)sigtimedwait(&pipe_only, NULL, &at_once);
+#endif
+    pthread_sigmask(SIG_SETMASK, &q->old, NULL);
 }

@@ -7,6 +7,7 @@
 #define R2_OS_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -52,5 +53,14 @@ uint64_t r2_random64(void);             /* never 0 */
 void r2_boot_id(uint8_t id[16]);        /* this boot of the machine; zeros when unknown */
 void r2_fork_reset(pthread_mutex_t *m); /* a lock that a forked child shall find free */
 unsigned r2_fork_count(void);           /* how many forks lie between the load and this process */
+
+/* Writing to a connection or pipe that is gone raises SIGPIPE, which would end the host program:
+ * hold it back in this thread, and swallow one that we caused. */
+struct r2_quiet {
+    sigset_t old;
+    bool was_pending;
+};
+void r2_quiet_begin(struct r2_quiet *q);
+void r2_quiet_end(struct r2_quiet *q);
 
 #endif

@@ -17,9 +17,10 @@ static bool is_md5(const char *etag)
     return strlen(etag) == 34 && strspn(etag + 1, "0123456789abcdef") == 32;
 }
 
-/* The same version under another ETag: copied by a tool that uploads in other parts, or our own push
- * whose ETag we never saw. Metadata alone do not vouch for bytes, since whoever changes them may copy
- * ours: r2_probe() has looked at those that an ETag does not tell apart (remote->altered). */
+/* The same version under another ETag: copied by a tool that uploads in other parts, or our own
+ * push whose ETag we never saw. Metadata alone do not vouch for bytes, since whoever changes them
+ * may copy ours: r2_probe() has looked at those that an ETag does not tell apart (remote->altered).
+ */
 static bool same_version(const struct r2_version *base, const struct r2_remote *remote)
 {
     /* two births with the same bytes have the same ETag and are two databases all the same */

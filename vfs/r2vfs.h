@@ -25,10 +25,10 @@ extern "C" {
 
 struct sqlite3_api_routines;
 
-/* Entry points: register the VFS "r2vfs", and the SQL functions on every connection from now on (and
- * on db, which may be NULL when linked statically). Call one before the first open that needs it:
- * sqlite3_auto_extension() would be too late, SQLite looks for the VFS first. `api` is not used when
- * linked statically; *message (may be NULL then) is the sentence behind a failure. */
+/* Entry points: register the VFS "r2vfs", and the SQL functions on every connection from now on
+ * (and on db, which may be NULL when linked statically). Call one before the first open that needs
+ * it: sqlite3_auto_extension() would be too late, SQLite looks for the VFS first. `api` is not used
+ * when linked statically; *message (may be NULL then) is the sentence behind a failure. */
 R2VFS_API int sqlite3_rvfs_init(sqlite3 *db, char **message,
                                 const struct sqlite3_api_routines *api);
 R2VFS_API int sqlite3_r2vfs_init(sqlite3 *db, char **message,

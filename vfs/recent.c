@@ -45,6 +45,13 @@ bool r2_recent_valid(const char *recent, uint64_t version)
     return true;
 }
 
+uint64_t r2_recent_first(const char *recent)
+{
+    uint64_t first, nonce;
+    const char *at = recent;
+    return entry(&at, &first, &nonce) && r2_recent_valid(recent, first) ? first : 0;
+}
+
 bool r2_recent_find(const char *recent, uint64_t version, uint64_t *nonce)
 {
     uint64_t v;
@@ -75,7 +82,8 @@ enum r2_maker r2_layout_maker(const struct r2_remote *seen, const struct r2_pend
     uint64_t version = pending->v.version, nonce;
     if (!seen->exists) return R2_MAKER_NOBODY;
     if (strcmp(seen->v.etag, pending->over_etag) == 0) return R2_MAKER_NOBODY;
-    if (seen->v.recent[0] && r2_recent_find(seen->v.recent, version, &nonce)) {
+    const char *recent = seen->v.recent[0] ? seen->v.recent : seen->older;
+    if (recent[0] && r2_recent_find(recent, version, &nonce)) {
         for (uint32_t k = pending->tries; k-- > 0;) {
             if (pending->try[k].nonce != nonce) continue;
             *which = k;

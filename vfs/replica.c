@@ -10,6 +10,7 @@
 
 #include "buf.h"
 #include "os.h"
+#include "sigv4.h"
 
 enum {
     STAGE_BUSY_MS = 5000, /* how long a writer's EXCLUSIVE lock is waited for */
@@ -229,6 +230,12 @@ enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms
     memset(op, 0, sizeof *op);
     op->r = r;
     r2_err_clear(e);
+    if (!r2_crypto_ready())
+        return r2_fail(
+            e, R2_IO,
+            "the process is ending and its libraries are gone: %s stays as it is, and the "
+            "next open pushes what it has",
+            r->path);
     if (pthread_mutex_trylock(&r->op) != 0 &&
         (wait_ms <= 0 || pthread_mutex_timedlock(&r->op, &until) != 0))
         return r2_fail(e, R2_BUSY, "another thread is still busy with the replica of %s", r->path);

@@ -52,11 +52,19 @@ int r2_shim_code(enum r2_code code)
     }
 }
 
+static void say_on_stderr(const char *when, const char *sentence)
+{
+    struct r2_quiet quiet; /* a daemon's log pipe may be gone */
+    r2_quiet_begin(&quiet);
+    fprintf(stderr, "r2vfs: %s%s%s\n", when, when[0] ? ": " : "", sentence);
+    r2_quiet_end(&quiet);
+}
+
 void r2_shim_report(struct r2_replica *r, const struct r2_err *e, const char *when)
 {
     r2_log_err(r, e);
     /* neither a failed open nor a close hands the host a sentence: stderr is where people look */
-    fprintf(stderr, "r2vfs: %s: %s\n", when, e->text);
+    say_on_stderr(when, e->text);
 }
 
 /* sqlite3_log cuts at 210 bytes, and what to do comes last: a long sentence goes in pieces. */
@@ -81,7 +89,7 @@ static void log_to_sqlite(enum r2_code code, const char *sentence)
 
 static void tell_on_stderr(const char *sentence)
 {
-    fprintf(stderr, "r2vfs: %s\n", sentence);
+    say_on_stderr("", sentence);
 }
 
 /* ---- which -wal belongs to which main database ---- */

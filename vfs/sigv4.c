@@ -11,6 +11,19 @@
 
 enum { SHA_BYTES = 32, CANONICAL_MAX = 256 * 1024, SCOPE_BYTES = 128 };
 
+/* exit() must not take OpenSSL down under a database that is closed in an older handler, or under a
+ * thread that is still sending. A program that used OpenSSL before us has it taken down all the
+ * same. */
+__attribute__((constructor)) static void keep_crypto(void)
+{
+    OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, NULL);
+}
+
+bool r2_crypto_ready(void)
+{
+    return OPENSSL_init_crypto(0, NULL) == 1;
+}
+
 static const char ALGORITHM[] = "AWS4-HMAC-SHA256";
 
 void r2_hex(const uint8_t *bytes, size_t n, char *out)

@@ -25,6 +25,9 @@ enum {
     R2_SIGNED_MAX = 96   /* most headers, and most query pairs, of one request */
 };
 
+/* False once exit() has taken OpenSSL down: whoever would hash or sign after that must not. */
+bool r2_crypto_ready(void);
+
 /* A header, or a query parameter not yet encoded. A NULL value is an empty one. */
 struct r2_pair {
     const char *name;

@@ -16,6 +16,7 @@
 enum {
     WAIT_FIRST_MS = 100,
     WAIT_MOST_MS = 5000,
+    LEAST_MS = 250,
     EXTENSIONS = 8, /* how often a large transfer gets its time anew */
     URL_BYTES = 16 * 1024
 };
@@ -220,7 +221,8 @@ static bool again(struct trial *t, const struct r2_s3_req *q, const struct r2_s3
     if (res->attempts < 6) most = (int64_t)WAIT_FIRST_MS << res->attempts;
     int64_t jitter = (int64_t)(r2_random64() % (uint64_t)most);
     if (wait < jitter) wait = jitter;
-    if (now + wait >= t->deadline_ms) return false;
+    /* an attempt without time would only tell that it had none */
+    if (now + wait + LEAST_MS >= t->deadline_ms) return false;
     r2_sleep_ms(wait);
     return true;
 }

@@ -194,6 +194,24 @@ static void makers(void)
     CU_ASSERT_EQUAL(maker(&which), R2_MAKER_HIDDEN);
     start("\"ten\"", 10, "10:0000000000000010,9:0000000000000009");
     CU_ASSERT_EQUAL(maker(&which), R2_MAKER_HIDDEN);
+    /* a program that knows only the object carried our metadata on from what it replaced */
+    start("\"nine\"", 9, "");
+    snprintf(seen.older, sizeof seen.older, "8:00000000000000a2,7:0000000000000007");
+    CU_ASSERT_TRUE(maker(&which) == R2_MAKER_LATEST && which == 2);
+    snprintf(seen.older, sizeof seen.older, "8:00000000000000a1");
+    CU_ASSERT_TRUE(maker(&which) == R2_MAKER_EARLIER && which == 1);
+    snprintf(seen.older, sizeof seen.older, "8:00000000000000bb");
+    CU_ASSERT_EQUAL(maker(&which), R2_MAKER_OTHER);
+    snprintf(seen.older, sizeof seen.older, "7:0000000000000007"); /* nothing of 8 */
+    CU_ASSERT_EQUAL(maker(&which), R2_MAKER_HIDDEN);
+}
+
+static void first_entry(void)
+{
+    CU_ASSERT_EQUAL(r2_recent_first("8:00000000000000bb,7:0000000000000007"), 8);
+    CU_ASSERT_EQUAL(r2_recent_first("8:00000000000000bb,9:0000000000000007"), 0);
+    CU_ASSERT_EQUAL(r2_recent_first("8:00000000000000b"), 0);
+    CU_ASSERT_EQUAL(r2_recent_first(""), 0);
 }
 
 static void lineage_text(void)
@@ -220,4 +238,4 @@ static void lineage_text(void)
 }
 
 UNIT_MAIN("recent", UNIT(valid_text), UNIT(hostile_text), UNIT(find), UNIT(prepend),
-          UNIT(prepend_limits), UNIT(makers), UNIT(lineage_text))
+          UNIT(prepend_limits), UNIT(makers), UNIT(first_entry), UNIT(lineage_text))
