@@ -296,8 +296,9 @@ enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
     if (!rc) rc = r2_fetch(op, remote, false, &image);
     /* what came in between must still be what was decided on */
     if (!rc && r2_plan_relation(&op->r->record, remote) != relation)
-        rc = r2_fail(op->call.err, R2_UNREACHABLE, "%s was replaced while it was being fetched; call it again",
-                     op->r->config.url);
+        rc =
+            r2_fail(op->call.err, R2_UNREACHABLE,
+                    "%s was replaced while it was being fetched; call it again", op->r->config.url);
     if (!rc) rc = r2_install(op, remote, &image, expect ? expect : &base_content, busy_ms);
     r2_image_free(&image);
     return rc;
