@@ -25,7 +25,8 @@ SUFFIX  := dylib
 SHARED  := -dynamiclib
 else
 SUFFIX  := so
-SHARED  := -shared -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--as-needed
+SHARED  := -shared -Wl,-z,defs -Wl,-z,relro -Wl,-z,now -Wl,--as-needed -Wl,--gc-sections \
+           -Wl,-z,noseparate-code
 endif
 
 PKG_CONFIG ?= pkg-config
@@ -34,7 +35,10 @@ LIBS       := $(or $(shell $(PKG_CONFIG) --libs libcurl libcrypto liblz4 2>/dev/
 
 WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Werror
 FLAGS := -std=c11 $(OPT) -g -fPIC -fvisibility=hidden $(WARNINGS) -D_GNU_SOURCE -Ivfs $(LIB_CFLAGS)
-ifneq ($(SANITIZE),)
+ifeq ($(SANITIZE),)
+# The size budget: tables for unwinding are in the debugging information.
+FLAGS += -ffunction-sections -fno-asynchronous-unwind-tables
+else
 FLAGS += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 FLAGS += $(CPPFLAGS) $(CFLAGS)

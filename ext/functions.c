@@ -7,6 +7,8 @@
 
 #include "../vfs/buf.h"
 #include "../vfs/r2vfs.h"
+#include "../vfs/shim_past.h"
+#include "../vfs/travel.h"
 #include "ext.h"
 
 SQLITE_EXTENSION_INIT3
@@ -56,11 +58,34 @@ static enum r2_code do_resolve(struct r2_replica *r, sqlite3_value *arg, uint64_
     return r2_replica_resolve(r, how ? how : "", version, e);
 }
 
+static enum r2_code do_restore(struct r2_replica *r, sqlite3_value *arg, uint64_t *version,
+                               char *text, size_t room, struct r2_err *e)
+{
+    (void)text, (void)room;
+    sqlite3_int64 wanted = sqlite3_value_int64(arg);
+    return r2_replica_restore(r, wanted > 0 ? (uint64_t)wanted : 0, version, e);
+}
+
 static enum r2_code do_presign(struct r2_replica *r, sqlite3_value *arg, uint64_t *version,
                                char *text, size_t room, struct r2_err *e)
 {
     (void)version;
     return r2_replica_presign(r, sqlite3_value_int64(arg), text, room, e);
+}
+
+/* r2_checkpoint([how][, schema]): an only argument that is no layout names the schema. */
+static bool is_layout(sqlite3_value *arg)
+{
+    const char *text = (const char *)sqlite3_value_text(arg);
+    return !text || strcmp(text, "log") == 0 || strcmp(text, "object") == 0;
+}
+
+static enum r2_code do_checkpoint(struct r2_replica *r, sqlite3_value *arg, uint64_t *version,
+                                  char *text, size_t room, struct r2_err *e)
+{
+    (void)text, (void)room;
+    const char *how = arg ? (const char *)sqlite3_value_text(arg) : NULL;
+    return r2_replica_checkpoint(r, how ? how : "", version, e);
 }
 
 struct function {
@@ -78,16 +103,25 @@ static const struct function functions[] = {
     {"r2_version", 0, false, false, do_version},
     {"r2_remote_version", 0, false, false, do_remote_version},
     {"r2_resolve", 1, true, false, do_resolve},
+    {"r2_restore", 1, true, false, do_restore},
+    {"r2_checkpoint", 0, true, false, do_checkpoint},
+    {"r2_checkpoint", 1, true, false, do_checkpoint},
     {"r2_presign", 1, false, true, do_presign},
 };
 
-/* The replica of a schema, or a sentence why there is none. */
-static struct r2_replica *find(sqlite3 *db, const char *name, const char *schema, struct r2_err *e)
+struct r2_replica *r2_ext_find(sqlite3 *db, const char *name, const char *schema, struct r2_err *e)
 {
+    uint64_t version;
+    const char *url;
     struct r2_replica *r = r2_shim_replica(db, schema);
     if (r) return r;
     if (!sqlite3_db_filename(db, schema))
         r2_fail(e, R2_CONFIG, "%s: there is no schema '%.60s' on this connection", name, schema);
+    else if (r2_shim_shows_past(db, schema, &version, &url))
+        r2_fail(e, R2_REFUSED,
+                "%s: schema '%.60s' shows version %llu of %s, read-only; open the database without "
+                "version= and at= for this",
+                name, schema, (unsigned long long)version, url);
     else
         r2_fail(e, R2_CONFIG,
                 "%s: schema '%.60s' has no remote: open it with "
@@ -107,6 +141,16 @@ static bool idle(sqlite3 *db, const char *name, struct r2_err *e)
     return false;
 }
 
+/* r2_version() of an earlier version is its number. */
+static bool shows_past(sqlite3_context *ctx, const char *schema)
+{
+    uint64_t version;
+    const char *url;
+    if (!r2_shim_shows_past(sqlite3_context_db_handle(ctx), schema, &version, &url)) return false;
+    sqlite3_result_int64(ctx, (sqlite3_int64)version);
+    return true;
+}
+
 static void call(sqlite3_context *ctx, int argc, sqlite3_value **argv)
 {
     const struct function *f = sqlite3_user_data(ctx);
@@ -114,10 +158,14 @@ static void call(sqlite3_context *ctx, int argc, sqlite3_value **argv)
     struct r2_err e = {.code = R2_OK};
     char text[4096] = "";
     uint64_t version = 0;
-    const char *schema = argc > f->args ? (const char *)sqlite3_value_text(argv[f->args]) : "main";
-    struct r2_replica *r = find(db, f->name, schema ? schema : "main", &e);
+    int args = f->args;
+    if (f->fn == do_checkpoint && argc == 1 && !is_layout(argv[0])) args = 0;
+    const char *schema = argc > args ? (const char *)sqlite3_value_text(argv[args]) : "main";
+    if (!schema) schema = "main";
+    if (f->fn == do_version && shows_past(ctx, schema)) return;
+    struct r2_replica *r = r2_ext_find(db, f->name, schema, &e);
     if (r && f->acts && !idle(db, f->name, &e)) r = NULL;
-    if (r && !f->fn(r, f->args ? argv[0] : NULL, &version, text, sizeof text, &e)) {
+    if (r && !f->fn(r, args ? argv[0] : NULL, &version, text, sizeof text, &e)) {
         if (f->is_text)
             sqlite3_result_text(ctx, text, -1, SQLITE_TRANSIENT);
         else
@@ -176,7 +224,7 @@ int r2vfs_sync(sqlite3 *db, const char *schema, sqlite3_int64 *version, char **m
 {
     struct r2_err e = {.code = R2_OK};
     uint64_t v = 0;
-    struct r2_replica *r = find(db, "r2vfs_sync", schema ? schema : "main", &e);
+    struct r2_replica *r = r2_ext_find(db, "r2vfs_sync", schema ? schema : "main", &e);
     enum r2_code rc = r && idle(db, "r2vfs_sync", &e) ? r2_replica_sync(r, &v, &e) : e.code;
     return finish(rc, &e, v, version, message);
 }
@@ -185,8 +233,20 @@ int r2vfs_pull(sqlite3 *db, const char *schema, sqlite3_int64 *version, char **m
 {
     struct r2_err e = {.code = R2_OK};
     uint64_t v = 0;
-    struct r2_replica *r = find(db, "r2vfs_pull", schema ? schema : "main", &e);
+    struct r2_replica *r = r2_ext_find(db, "r2vfs_pull", schema ? schema : "main", &e);
     enum r2_code rc = r && idle(db, "r2vfs_pull", &e) ? r2_replica_pull(r, &v, &e) : e.code;
+    return finish(rc, &e, v, version, message);
+}
+
+int r2vfs_checkpoint(sqlite3 *db, const char *schema, const char *how, sqlite3_int64 *version,
+                     char **message)
+{
+    struct r2_err e = {.code = R2_OK};
+    uint64_t v = 0;
+    struct r2_replica *r = r2_ext_find(db, "r2vfs_checkpoint", schema ? schema : "main", &e);
+    enum r2_code rc = r && idle(db, "r2vfs_checkpoint", &e)
+                          ? r2_replica_checkpoint(r, how ? how : "", &v, &e)
+                          : e.code;
     return finish(rc, &e, v, version, message);
 }
 
@@ -195,8 +255,20 @@ int r2vfs_resolve(sqlite3 *db, const char *schema, const char *how, sqlite3_int6
 {
     struct r2_err e = {.code = R2_OK};
     uint64_t v = 0;
-    struct r2_replica *r = find(db, "r2vfs_resolve", schema ? schema : "main", &e);
+    struct r2_replica *r = r2_ext_find(db, "r2vfs_resolve", schema ? schema : "main", &e);
     enum r2_code rc =
         r && idle(db, "r2vfs_resolve", &e) ? r2_replica_resolve(r, how, &v, &e) : e.code;
+    return finish(rc, &e, v, version, message);
+}
+
+int r2vfs_restore(sqlite3 *db, const char *schema, sqlite3_int64 old, sqlite3_int64 *version,
+                  char **message)
+{
+    struct r2_err e = {.code = R2_OK};
+    uint64_t v = 0;
+    struct r2_replica *r = r2_ext_find(db, "r2vfs_restore", schema ? schema : "main", &e);
+    enum r2_code rc = r && idle(db, "r2vfs_restore", &e)
+                          ? r2_replica_restore(r, old > 0 ? (uint64_t)old : 0, &v, &e)
+                          : e.code;
     return finish(rc, &e, v, version, message);
 }

@@ -216,5 +216,5 @@ int r2_ext_tables(sqlite3 *db)
     for (size_t k = 0; rc == SQLITE_OK && k < sizeof tables / sizeof *tables; k++)
         rc = sqlite3_create_module_v2(db, tables[k].name, &module, (void *)(uintptr_t)&tables[k],
                                       NULL);
-    return rc;
+    return rc == SQLITE_OK ? r2_ext_history(db) : rc;
 }

@@ -20,6 +20,8 @@ From the environment, all optional:
     R2VFS_BUILD     where C test programs were built; default: build
     R2_ENDPOINT, R2VFS_TEST_BUCKET, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY
                     a running emulator; default: scripts/r2-emulator starts one
+    R2VFS_TEST_LAYOUT
+                    the layout of databases where a test does not name one
 """
 
 import atexit
@@ -47,6 +49,9 @@ BUILD = os.path.join(ROOT, os.environ.get("R2VFS_BUILD", "build"))
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 SO = os.path.join(ROOT, os.environ.get("R2VFS_SO", os.path.join(BUILD, "r2vfs" + SUFFIX)))
 PRELOAD = os.environ.get("R2VFS_PRELOAD", "")
+LAYOUT = os.environ.get("R2VFS_TEST_LAYOUT", "object")
+os.environ.setdefault("R2VFS_LAYOUT", LAYOUT)
+LOOK = "HEAD" if LAYOUT == "object" else "GET"     # what asks for the version
 NAMES = ("R2_ENDPOINT", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2VFS_TEST_BUCKET")
 # It has done its work for this process, and shells (bash, dash) crash under TSan's: from here on only
 # children that load the extension get it.
@@ -120,7 +125,11 @@ class Precondition(Exception):
 
 
 class Bucket:
-    """Objects through botocore: another implementation than the one under test."""
+    """Objects through botocore: another implementation than the one under test.
+
+    head() and get() of a database in the log layout answer for its newest version, put together from
+    snapshot and segments as another program would: so a test says the same in both layouts. `raw`:
+    the object itself."""
 
     def __init__(self, endpoint, name, access_key, secret_key):
         import botocore.config
@@ -165,13 +174,33 @@ class Bucket:
         return Object(answer["ETag"], answer["ContentLength"], answer["Metadata"],
                       answer["LastModified"], body)
 
-    def head(self, key):
+    def head(self, key, raw=False):
         """Raises Missing; so does get."""
-        return self._object(self._call("head_object", Key=key))
+        found = self._object(self._call("head_object", Key=key))
+        if raw or LAYOUT != "log" or found.meta.get("db-layout") != "log":
+            return found
+        return self.get(key)._replace(body=None)
 
-    def get(self, key):
+    def get(self, key, raw=False):
         answer = self._call("get_object", Key=key)
-        return self._object(answer, answer["Body"].read())
+        found = self._object(answer, answer["Body"].read())
+        if raw or LAYOUT != "log" or found.meta.get("db-layout") != "log":
+            return found
+        return self._newest(key, found)
+
+    def _newest(self, key, found):
+        last = [found]
+
+        def get(name):
+            last[0] = found if name == key else self.get(name, raw=True)
+            return last[0].body, last[0].meta
+        newest = read_remote(key, get, self.all_keys)
+        recent = [found.meta["db-recent"]]
+        for version, body in newest.segments:
+            recent.insert(0, f"{version}:{int.from_bytes(body[72:80], 'big'):016x}")
+        meta = {**found.meta, "db-version": str(newest.version), "db-checksum": newest.checksum,
+                "db-recent": ",".join(",".join(recent).split(",")[:64])}
+        return Object(last[0].etag, len(newest.data), meta, last[0].modified, newest.data)
 
     def exists(self, key):
         try:
@@ -192,15 +221,19 @@ class Bucket:
     def delete(self, key):
         self._call("delete_object", Key=key)
 
-    def list(self, prefix=""):
-        """All keys below the prefix, sorted."""
+    def list(self, prefix="", raw=False):
+        """All keys below the prefix, sorted; a log belongs to its database, unless `raw`."""
         keys, more = [], {}
         while True:
             answer = self._call("list_objects_v2", Prefix=prefix, **more)
             keys += [entry["Key"] for entry in answer.get("Contents", [])]
             if not answer.get("IsTruncated"):
-                return sorted(keys)
+                return sorted(key for key in keys
+                              if raw or LAYOUT != "log" or "-log/" not in key)
             more = {"ContinuationToken": answer["NextContinuationToken"]}
+
+    def all_keys(self, prefix):
+        return self.list(prefix, raw=True)
 
     def snapshot(self, prefix=""):
         """{key: ETag}: to see that nothing was changed."""
@@ -477,6 +510,64 @@ def ltx_checksum(data):
     return f"{checksum:016x}"
 
 
+class Remote:
+    """What a database's remote holds, read past r2vfs: the newest version's bytes, from the snapshot
+    and the segments after it. Every checksum and link was checked on the way."""
+
+    def __init__(self, version, data, checksum, layout, segments):
+        self.version, self.data, self.checksum = version, data, checksum
+        self.layout, self.segments = layout, segments   # segments: [(version, bytes)]
+
+
+def read_remote(key, get, keys, upto=None):
+    """get(key) -> (bytes, metadata); keys(prefix) -> all keys below it. upto: not the newest version, but
+    this one."""
+    import ltx
+    data, meta = get(key)
+    data, version = bytearray(data), int(meta.get("db-version", 1))
+    checksum = meta.get("db-checksum")
+    if checksum is not None and checksum != ltx_checksum(data):
+        raise AssertionError(f"{key}: db-checksum is {checksum}, its bytes have {ltx_checksum(data)}")
+    if meta.get("db-layout") != "log":
+        return Remote(version, bytes(data), checksum, "object", [])
+    folder, segments = f"{key}-log/{meta['db-lineage'][:8]}/", []
+    names = {name[len(folder):] for name in keys(folder)}
+    while version != upto and f"{version + 1:016x}.ltx" in names:
+        body = get(f"{folder}{version + 1:016x}.ltx")[0]
+        header, pages, _, trailer = ltx.decode(body)
+        if (header.min_txid, header.max_txid) != (version + 1, version + 1):
+            raise AssertionError(f"segment {version + 1} says {header}")
+        if f"{header.pre:016x}" != checksum:
+            raise AssertionError(f"segment {version + 1} follows {header.pre:016x}, not {checksum}")
+        if header.page_size != page_size_of(data):
+            data = bytearray()
+        del data[header.commit * header.page_size:]
+        data.extend(bytes(header.commit * header.page_size - len(data)))
+        for number, page in pages:
+            data[(number - 1) * header.page_size:number * header.page_size] = page
+        version, checksum = version + 1, f"{trailer.post:016x}"
+        if ltx_checksum(data) != checksum:
+            raise AssertionError(f"version {version}: its segment says {checksum}, its pages have "
+                                 f"{ltx_checksum(data)}")
+        if number_at(data, 24) != version & 0xFFFFFFFF:
+            raise AssertionError(f"version {version}: its change counter is {number_at(data, 24)}")
+        segments.append((version, body))
+    later = [name for name in names if name.endswith(".ltx") and int(name[:16], 16) > version]
+    if later and not upto:
+        raise AssertionError(f"{folder}: {later} above version {version}")
+    return Remote(version, bytes(data), checksum, "log", segments)
+
+
+def sidecar(path):
+    """The metadata of an object in a directory that is a remote."""
+    folder, name = os.path.split(path)
+    with open(os.path.join(folder, ".r2vfs", name + ".meta"), "rb") as file:
+        rest = file.read().split(b"\n", 1)[1]
+    line, rest = rest.split(b"\n", 1)
+    meta = rest[:int(line.split()[-1])].decode()
+    return dict(one.split(": ", 1) for one in meta.splitlines())
+
+
 def number_at(data, offset):
     return int.from_bytes(data[offset:offset + 4], "big")
 
@@ -510,6 +601,29 @@ class Case(unittest.TestCase):
         if self.remote_kind == "file":
             return "file://" + os.path.join(self.folder, "remote", key)
         return f"s3://{self.emulator.bucket_name}/{key}"
+
+    def remote_image(self, key=None, upto=None):
+        """The newest version in the remote, decoded without a line of r2vfs: a Remote."""
+        key = key or self.key
+        if self.remote_kind == "s3":
+            def get(name):
+                found = self.bucket.get(name, raw=True)
+                return found.body, found.meta
+            return read_remote(key, get, self.bucket.all_keys, upto)
+        root = os.path.join(self.folder, "remote")
+
+        def read(name):
+            with open(os.path.join(root, name), "rb") as file:
+                return file.read(), sidecar(os.path.join(root, name))
+
+        def below(prefix):
+            folder = os.path.join(root, prefix)
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            return [prefix + name for name in names if not name.startswith(".")]
+        return read_remote(key, read, below, upto)
+
+    def remote_version(self, key=None):
+        return self.remote_image(key).version
 
     def path(self, name="app.db"):
         """A file of this test; `a/app.db` and `b/app.db` play two machines."""
@@ -592,6 +706,11 @@ def need(name, found):
     if os.environ.get("R2VFS_CI"):
         raise AssertionError(f"{name} is not there; scripts/setup lang installs it")
     raise unittest.SkipTest(f"{name} is not there (scripts/setup lang)")
+
+
+def object_layout(why):
+    """For a test or a class that is about the object layout; says why it says nothing of the other."""
+    return unittest.skipIf(LAYOUT != "object", f"object layout only: {why}")
 
 
 def main():

@@ -2,6 +2,7 @@
 #include "config.h"
 #include "buf.h"
 #include "config_int.h"
+#include "when.h"
 
 #include <ctype.h>
 #include <limits.h>
@@ -303,23 +304,31 @@ static enum r2_code choose(struct r2_config_load *l, const struct option *o, str
     return r2_config_wrong(l, &v, o->allowed);
 }
 
-static enum r2_code refuse_log_layout(const struct r2_config_load *l, const struct choice *c)
+/* An earlier version, by its number or its time: only in the URI, as it is for one open. */
+static enum r2_code load_past(struct r2_config_load *l)
 {
-    if (c[SYNC].given && c[SYNC].word == R2_SYNC_COMMIT)
-        return r2_fail(l->e, R2_REFUSED,
-                       "sync=commit comes with the log layout, which this version does not have "
-                       "yet; use sync=close, a number of milliseconds, or SELECT sync()");
-    if (c[LAYOUT].given && c[LAYOUT].word == R2_LAYOUT_LOG)
-        return r2_fail(l->e, R2_REFUSED,
-                       "layout=log is the log layout, which this version does not have yet; use "
-                       "layout=object, or leave it out");
-    static const char *const travel[] = {"version", "at"};
-    for (size_t i = 0; i < 2; i++)
-        if (r2_config_pick(l, travel[i], NULL).text)
-            return r2_fail(l->e, R2_REFUSED,
-                           "the URI parameter %s opens an earlier version, which needs the log "
-                           "layout, which this version does not have yet; leave it out",
-                           travel[i]);
+    struct r2_config_value version = r2_config_pick(l, "version", NULL);
+    struct r2_config_value at = r2_config_pick(l, "at", NULL);
+    struct r2_config *out = l->out;
+    if (!version.text && !at.text) return R2_OK;
+    if (out->scheme == R2_SCHEME_NONE)
+        return r2_fail(l->e, R2_CONFIG,
+                       "the URI parameter %s shows an earlier version from the remote, and this "
+                       "database has no remote: give one with remote=s3://BUCKET/KEY or "
+                       "R2VFS_REMOTE",
+                       version.text ? "version" : "at");
+    if (version.text && at.text)
+        return r2_fail(l->e, R2_CONFIG,
+                       "the URI parameters version and at both say which version to show; give one "
+                       "of them");
+    if (version.text &&
+        (!r2_parse_u64(version.text, INT64_MAX, &out->version) || out->version == 0))
+        return r2_config_wrong(l, &version, "it must be a version's number, from 1");
+    out->at_given = at.text != NULL;
+    if (at.text && !r2_when_parse(at.text, &out->at_ms))
+        return r2_config_wrong(l, &at,
+                               "it must be a time as in 2026-11-23T17:05:00Z or "
+                               "2026-11-23T18:05:00.250+01:00");
     return R2_OK;
 }
 
@@ -346,7 +355,7 @@ static enum r2_code load_options(struct r2_config_load *l)
     if (c[TIMEOUT].given) out->timeout_ms = (int64_t)c[TIMEOUT].number;
     if (c[RETENTION].given) out->retention_s = (int64_t)c[RETENTION].number;
     if (c[PROGRESS].given) out->progress = c[PROGRESS].word == 1;
-    return refuse_log_layout(l, c);
+    return R2_OK;
 }
 
 /* ---- credentials where they must not be ---- */
@@ -426,6 +435,7 @@ enum r2_code r2_config_load(const struct r2_config_source *src, const char *path
     out->progress = true;
     enum r2_code code = load_remote(&l);
     if (code == R2_OK) code = r2_config_refuse_typos(&l);
+    if (code == R2_OK) code = load_past(&l);
     if (code == R2_OK && out->scheme == R2_SCHEME_NONE) return R2_OK;
     if (code == R2_OK) code = refuse_uri_secrets(&l);
     if (code == R2_OK) code = load_options(&l);

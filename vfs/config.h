@@ -48,6 +48,9 @@ struct r2_config {
     bool offline_allow;
     int64_t timeout_ms;  /* one operation, retries included; 100 .. 3,600,000 */
     int64_t retention_s; /* at least 3600 */
+    uint64_t version;    /* show this one, read-only; 0: the newest */
+    bool at_given;       /* or the newest one of this time */
+    int64_t at_ms;
     bool progress;
 };
 

@@ -145,7 +145,8 @@ struct r2_dir_job *r2_dir_job(struct r2_call *call, const char *method, const ch
     j->call = call, j->key = key;
     j->fd = j->temp_fd = j->lock_fd = -1;
     j->began_ms = r2_boot_ms();
-    j->row.time_ms = r2_now_ms();
+    j->row.time_ms = call->signed_ms = r2_now_ms();
+    call->took_ms = 0;
     r2_strcpy(j->row.method, sizeof j->row.method, method);
     r2_strcpy(j->row.key, sizeof j->row.key, key);
     return j;
@@ -186,18 +187,36 @@ static int http_status(enum r2_code code, const char *method)
     }
 }
 
-enum r2_code r2_dir_end(struct r2_dir_job *j, enum r2_code code)
+enum r2_code r2_dir_gate(struct r2_dir_job *j, int64_t now_ms)
+{
+    struct r2_call call = *j->call;
+    call.err = &j->err;
+    if (!r2_store_stale(&call, now_ms)) return R2_OK;
+    r2_wrap(&j->err, "%s of file:///%s", j->row.method, j->key);
+    return R2_STALE;
+}
+
+void r2_dir_drop(struct r2_dir_job *j)
 {
     r2_dir_unlock(j);
     close_fd(&j->fd);
     close_fd(&j->temp_fd);
     if (j->temp[0]) (void)r2_os.unlink(j->temp);
-    if (code && j->call->err) *j->call->err = j->err;
-    j->row.status = http_status(code, j->row.method);
-    j->row.bytes = j->up + j->down;
-    j->row.ms = r2_boot_ms() - j->began_ms;
-    r2_reqlog_count(j->call->traffic, &j->row, j->up, j->down);
     free(j);
+}
+
+enum r2_code r2_dir_end(struct r2_dir_job *j, enum r2_code code)
+{
+    if (code && j->call->err) *j->call->err = j->err;
+    j->call->took_ms = j->row.ms = r2_boot_ms() - j->began_ms;
+    if (code == R2_STALE) {
+        j->call->signed_ms = j->call->took_ms = 0;
+    } else {
+        j->row.status = http_status(code, j->row.method);
+        j->row.bytes = j->up + j->down;
+        r2_reqlog_count(j->call->traffic, &j->row, j->up, j->down);
+    }
+    r2_dir_drop(j);
     return code;
 }
 

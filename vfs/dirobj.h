@@ -38,11 +38,14 @@ struct r2_dir_job {
     uint8_t chunk[DIR_CHUNK];
 };
 
-/* Begin: NULL without memory (call->err says so). End: releases all, reports the request, passes
- * the sentence on, returns `code`. */
+/* Begin: NULL without memory (call->err says so). Drop: releases all. End: tells the call's times,
+ * reports the request (R2_STALE: none was made), passes the sentence on, drops, returns `code`. */
 struct r2_dir_job *r2_dir_job(struct r2_call *call, const char *method, const char *key);
 enum r2_code r2_dir_paths(struct r2_dir_job *j);
+void r2_dir_drop(struct r2_dir_job *j);
 enum r2_code r2_dir_end(struct r2_dir_job *j, enum r2_code code);
+/* R2_STALE if the call is not fresh enough to change something at this time. */
+enum r2_code r2_dir_gate(struct r2_dir_job *j, int64_t now_ms);
 /* A key is a relative path of plain names; a prefix may end anywhere in one. */
 enum r2_code r2_dir_check_key(struct r2_dir_job *j, const char *key, bool prefix);
 

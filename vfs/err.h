@@ -22,7 +22,8 @@
     X(CONFLICT, "local changes and remote changes exclude each other")                             \
     X(CORRUPT, "the content is damaged or is no SQLite database")                                  \
     X(REFUSED, "the request cannot be served as it stands")                                        \
-    X(READONLY, "the local file cannot be written")
+    X(READONLY, "the local file cannot be written")                                                \
+    X(STALE, "the remote must be asked again before anything is pushed")
 
 enum r2_code {
 #define X(name, text) R2_##name,

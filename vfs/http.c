@@ -130,6 +130,13 @@ static struct slot *take_stale(int64_t now, unsigned keep)
     return stale;
 }
 
+/* With the lock: how many may be idle now. */
+static unsigned idle_limit(void)
+{
+    unsigned room = R2_HTTP_BUSY - pool.busy;
+    return pool.busy && room > R2_HTTP_IDLE ? room : R2_HTTP_IDLE;
+}
+
 static void free_chain(struct slot *s)
 {
     while (s) {
@@ -164,7 +171,7 @@ static struct slot *check_out(const char *url, int64_t deadline_ms, bool *late)
     forget_parents();
     bool turn = pool.curl_ready && wait_for_turn(deadline_ms);
     *late = pool.curl_ready && !turn;
-    struct slot *stale = take_stale(r2_boot_ms(), R2_HTTP_IDLE);
+    struct slot *stale = take_stale(r2_boot_ms(), idle_limit());
     for (struct slot **at = &pool.idle; turn && *at; at = &(*at)->next) {
         if (strcmp((*at)->origin, origin) != 0) continue;
         found = *at;
@@ -197,7 +204,7 @@ static void check_in(struct slot *s)
     pool.idle = s;
     pool.idle_count++;
     pool.busy--;
-    struct slot *stale = take_stale(s->idle_since, R2_HTTP_IDLE);
+    struct slot *stale = take_stale(s->idle_since, idle_limit());
     pthread_cond_signal(&pool.freed);
     pthread_mutex_unlock(&pool.lock);
     free_chain(stale);
@@ -222,6 +229,8 @@ struct run {
     bool head_done;     /* the headers are complete */
     bool text_full;     /* ended on purpose: enough was seen of a body that nobody wants */
     bool head_too_long;
+    bool resent; /* curl wanted to send it once more, and may not */
+    unsigned sendings;
     uint64_t read_at; /* next byte of the body to hand to curl */
     int64_t begun_ms, moved_ms, window_ms;
     uint64_t moved, window_moved; /* body bytes either way, at those times */
@@ -267,6 +276,17 @@ static int on_seek(void *ctx, curl_off_t at, int origin)
     r->read_at = (uint64_t)at;
     return CURL_SEEKFUNC_OK;
 }
+
+#if LIBCURL_VERSION_NUM >= 0x075000
+/* The same for a request without a body, which curl repeats without asking for it. */
+static int on_sending(void *ctx, char *to, char *from, int to_port, int from_port)
+{
+    struct run *r = ctx;
+    (void)to, (void)from, (void)to_port, (void)from_port;
+    r->resent = r->sendings++ && r->q->once;
+    return r->resent ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
+}
+#endif
 
 static size_t on_header(char *line, size_t size, size_t n, void *ctx)
 {
@@ -385,6 +405,7 @@ static void conclude(struct slot *s, struct run *r, bool done, CURLcode c)
     curl_easy_getinfo(s->easy, CURLINFO_REQUEST_SIZE, &request_bytes);
     curl_easy_getinfo(s->easy, CURLINFO_HTTP_CONNECTCODE, &connect_code);
     a->outcome = r->head_done                                   ? R2_ANSWERED
+                 : r->resent                                    ? R2_NO_ANSWER
                  : request_bytes == 0 || connect_code / 100 > 2 ? R2_NOT_SENT
                                                                 : R2_NO_ANSWER;
     if (!done) return; /* patience() left its reason */
@@ -395,7 +416,7 @@ static void conclude(struct slot *s, struct run *r, bool done, CURLcode c)
     if (c == CURLE_OK || r->text_full) return;
     if (r->head_too_long)
         snprintf(a->why, sizeof a->why, "the answer's headers are over %d KiB", HEAD_MAX / 1024);
-    else if (c == CURLE_SEND_FAIL_REWIND)
+    else if (c == CURLE_SEND_FAIL_REWIND || r->resent)
         snprintf(a->why, sizeof a->why, "the connection was cut before an answer came");
     else
         snprintf(a->why, sizeof a->why, "%s", r->error[0] ? r->error : curl_easy_strerror(c));
@@ -465,6 +486,10 @@ static void set_general(CURL *c, const struct r2_http *q, struct run *r)
     curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
 #else
     curl_easy_setopt(c, CURLOPT_PROTOCOLS, (long)(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+#if LIBCURL_VERSION_NUM >= 0x075000
+    curl_easy_setopt(c, CURLOPT_PREREQFUNCTION, on_sending);
+    curl_easy_setopt(c, CURLOPT_PREREQDATA, r);
 #endif
     curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(c, CURLOPT_HEADERDATA, r);

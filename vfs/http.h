@@ -1,9 +1,11 @@
 /* http.h - one HTTP request and its answer. http.c is the only file that knows curl.
  *
- * Connections: easy handles in one pool for all threads and replicas of the process; at most
- * R2_HTTP_IDLE of them are kept idle, none longer than 5 minutes (R2 hangs up after 400 s), and at
- * most R2_HTTP_BUSY requests run at once, others wait. After fork() the child forgets the parent's
- * handles without closing them (a TLS goodbye would end the parent's connection too).
+ * Connections: easy handles in one pool for all threads and replicas of the process; when no
+ * request runs, at most R2_HTTP_IDLE of them are kept (while some run, as many as fill up
+ * R2_HTTP_BUSY: many small requests at once must not connect anew each time), none longer than 5
+ * minutes (R2 hangs up after 400 s), and at most R2_HTTP_BUSY requests run at once, others wait.
+ * After fork() the child forgets the parent's handles without closing them (a TLS goodbye would end
+ * the parent's connection too).
  *
  * Time: `deadline_ms` bounds the whole request, waiting for a handle included. A body of more than
  * R2_HTTP_BULK bytes, either way, may take as long as it likes provided it moves: then the time
@@ -73,7 +75,7 @@ struct r2_http {
     /* Asked once, when the headers are there: may the body go to the sink? NULL: if 200 or 206. */
     bool (*accept)(void *ctx, const struct r2_answer *a);
     void *ctx;
-    bool once;                    /* never send the body a second time */
+    bool once;                    /* never send it a second time */
     int64_t deadline_ms;          /* on r2_boot_ms()'s clock */
     struct r2_progress *progress; /* may be NULL */
 };

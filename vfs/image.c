@@ -10,6 +10,7 @@
 #include "buf.h"
 #include "ltx.h"
 #include "os.h"
+#include "patch.h"
 
 enum {
     CHUNK = 1 << 20, /* bytes read at once */
@@ -21,6 +22,8 @@ enum {
     AT_COOKIE = 40,
     AT_VALID_FOR = 92
 };
+
+enum { SUMS = 512 }; /* base checksums read at once */
 
 void r2_image_init(struct r2_image *i)
 {
@@ -83,17 +86,21 @@ static void sum_pages(struct r2_image *i, uint32_t first, uint32_t count, const 
     if (first == 1) memcpy(i->page1, bytes, i->page_size);
 }
 
-enum r2_code r2_image_scan(struct r2_image *i, struct r2_local *l, struct r2_err *e)
+enum r2_code r2_image_scan_with(struct r2_image *i, uint32_t page_size, uint32_t pages,
+                                enum r2_code (*read)(void *ctx, uint32_t first, uint32_t count,
+                                                     uint8_t *to, struct r2_err *e),
+                                void *ctx, struct r2_err *e)
 {
     uint8_t *chunk = NULL;
-    enum r2_code rc = r2_local_shape(l, &i->page_size, &i->pages, e);
-    if (!rc) rc = make_room(i, e);
+    i->page_size = page_size;
+    i->pages = pages;
+    enum r2_code rc = make_room(i, e);
     if (rc || !i->pages) return rc;
     if (!(chunk = malloc(CHUNK))) return r2_fail(e, R2_NOMEM, "out of memory");
     uint32_t step = CHUNK / i->page_size;
     for (uint32_t first = 1; !rc && first <= i->pages; first += step) {
         uint32_t count = i->pages - first + 1 < step ? i->pages - first + 1 : step;
-        rc = r2_local_read_pages(l, first, count, chunk, e);
+        rc = read(ctx, first, count, chunk, e);
         if (rc) break;
         sum_pages(i, first, count, chunk);
         if (i->fd >= 0)
@@ -103,6 +110,19 @@ enum r2_code r2_image_scan(struct r2_image *i, struct r2_local *l, struct r2_err
     }
     free(chunk);
     return rc ? r2_wrap(e, "read the local database") : R2_OK;
+}
+
+static enum r2_code read_local(void *ctx, uint32_t first, uint32_t count, uint8_t *to,
+                               struct r2_err *e)
+{
+    return r2_local_read_pages(ctx, first, count, to, e);
+}
+
+enum r2_code r2_image_scan(struct r2_image *i, struct r2_local *l, struct r2_err *e)
+{
+    uint32_t page_size, pages;
+    enum r2_code rc = r2_local_shape(l, &page_size, &pages, e);
+    return rc ? rc : r2_image_scan_with(i, page_size, pages, read_local, l, e);
 }
 
 /* Show how an object that is no database begins, printable characters only. */
@@ -169,6 +189,41 @@ enum r2_code r2_image_read(void *image, uint32_t first, uint32_t count, uint8_t 
                       e);
 }
 
+enum r2_code r2_image_patch(struct r2_image *i, struct r2_patch *p, struct r2_err *e)
+{
+    uint32_t kept = p->page_size == i->page_size ? i->pages : 0;
+    uint8_t *page = malloc(p->page_size ? p->page_size : 1), *page1 = NULL;
+    uint64_t *sums = calloc(p->pages ? p->pages : 1, sizeof *sums);
+    enum r2_code rc = page && sums ? R2_OK : r2_fail(e, R2_NOMEM, "out of memory");
+    if (!rc && r2_os.ftruncate(i->fd, (off_t)p->pages * p->page_size) != 0)
+        rc = r2_fail_errno(e, errno, "cut the download file");
+    if (!rc && kept) memcpy(sums, i->sums, (kept < p->pages ? kept : p->pages) * sizeof *sums);
+    for (uint32_t k = 0; !rc && k < p->count; k++) {
+        uint32_t pgno = p->page[k].pgno;
+        rc = r2_patch_read(p, k, page, e);
+        if (!rc)
+            rc = r2_write_at(i->fd, page, p->page_size, (uint64_t)(pgno - 1) * p->page_size, e);
+        sums[pgno - 1] = p->page[k].sum;
+    }
+    if (!rc && p->pages) {
+        rc = (page1 = malloc(p->page_size)) ? r2_read_at(i->fd, page1, p->page_size, 0, e)
+                                            : r2_fail(e, R2_NOMEM, "out of memory");
+    }
+    free(page);
+    if (rc) {
+        free(sums);
+        free(page1);
+        return rc;
+    }
+    free(i->sums);
+    free(i->page1);
+    i->sums = sums;
+    i->page1 = page1;
+    i->page_size = p->page_size;
+    i->pages = p->pages;
+    return R2_OK;
+}
+
 /* The one place that knows which bytes of page 1 are local. */
 static void take_fields(uint8_t *page1, const uint8_t header[R2_HEADER])
 {
@@ -220,7 +275,7 @@ enum r2_code r2_image_compare(const struct r2_image *i, const struct r2_version 
                               struct r2_state *s, uint8_t area, struct r2_diff *out,
                               struct r2_err *e)
 {
-    uint64_t was[R2_SUMS_PER_BLOCK];
+    uint64_t was[SUMS];
     memset(out, 0, sizeof *out);
     out->shape = i->pages != v->pages || (i->pages && i->page_size != v->page_size);
     out->map = calloc(i->pages / 8 + 1, 1);
@@ -229,9 +284,9 @@ enum r2_code r2_image_compare(const struct r2_image *i, const struct r2_version 
     uint32_t lock_page = i->pages ? r2_ltx_lock_page(i->page_size) : 0;
     if (v->pages > i->pages) out->pages = v->pages - i->pages;
     for (uint32_t at = 0; at < i->pages; at++) {
-        uint32_t in = at % R2_SUMS_PER_BLOCK, left = at < v->pages ? v->pages - at : 0;
+        uint32_t in = at % SUMS, left = at < v->pages ? v->pages - at : 0;
         if (in == 0 && left && comparable) {
-            uint32_t n = left < R2_SUMS_PER_BLOCK ? left : R2_SUMS_PER_BLOCK;
+            uint32_t n = left < SUMS ? left : SUMS;
             enum r2_code rc = r2_state_read_sums(s, area, at + 1, n, was, e);
             if (rc) return rc;
         }
@@ -255,28 +310,31 @@ static bool bit(const uint8_t *map, uint32_t pgno)
     return map[(pgno - 1) / 8] >> (pgno - 1) % 8 & 1;
 }
 
-enum r2_code r2_image_only_loose(const struct r2_image *i, const struct r2_diff *d,
-                                 struct r2_local *l, bool *yes, struct r2_err *e)
+enum r2_code r2_loose_pages(const uint8_t *page1, uint32_t page_size, uint32_t pages,
+                            const struct r2_diff *d,
+                            enum r2_code (*read)(void *ctx, uint32_t first, uint32_t count,
+                                                 uint8_t *to, struct r2_err *e),
+                            void *ctx, bool *yes, struct r2_err *e)
 {
     *yes = d->pages == 0;
     if (*yes || d->shape || bit(d->map, 1)) return R2_OK;
-    uint8_t *page = malloc(i->page_size), *left_over = malloc(i->pages / 8 + 1);
-    uint32_t trunk = r2_get32(i->page1 + AT_TRUNK), loose = 0;
+    uint8_t *page = malloc(page_size), *left_over = malloc(pages / 8 + 1);
+    uint32_t trunk = r2_get32(page1 + AT_TRUNK), loose = 0;
     enum r2_code rc = page && left_over ? R2_OK : r2_fail(e, R2_NOMEM, "out of memory");
-    if (!rc) memcpy(left_over, d->map, i->pages / 8 + 1);
+    if (!rc) memcpy(left_over, d->map, pages / 8 + 1);
     /* each trunk accounts for itself and its leaves: the count in the header bounds the walk, and
      * the size bounds that: a hostile list may run in a circle */
-    int64_t left = r2_get32(i->page1 + AT_FREE);
-    if (left > i->pages) left = i->pages;
+    int64_t left = r2_get32(page1 + AT_FREE);
+    if (left > pages) left = pages;
     while (!rc && trunk && left > 0) {
-        if (trunk > i->pages || bit(d->map, trunk)) break;
-        rc = r2_local_read_pages(l, trunk, 1, page, e);
+        if (trunk > pages || bit(d->map, trunk)) break;
+        rc = read(ctx, trunk, 1, page, e);
         if (rc) break;
         uint32_t leaves = r2_get32(page + 4);
-        if (leaves > i->page_size / 4 - 2) break;
+        if (leaves > page_size / 4 - 2) break;
         for (uint32_t k = 0; k < leaves; k++) {
             uint32_t leaf = r2_get32(page + 8 + 4 * (size_t)k);
-            if (leaf < 1 || leaf > i->pages || !bit(left_over, leaf)) continue;
+            if (leaf < 1 || leaf > pages || !bit(left_over, leaf)) continue;
             left_over[(leaf - 1) / 8] &= (uint8_t) ~(1u << (leaf - 1) % 8); /* counts once */
             loose++;
         }
@@ -287,6 +345,12 @@ enum r2_code r2_image_only_loose(const struct r2_image *i, const struct r2_diff 
     free(left_over);
     *yes = !rc && loose == d->pages;
     return rc;
+}
+
+enum r2_code r2_image_only_loose(const struct r2_image *i, const struct r2_diff *d,
+                                 struct r2_local *l, bool *yes, struct r2_err *e)
+{
+    return r2_loose_pages(i->page1, i->page_size, i->pages, d, read_local, l, yes, e);
 }
 
 void r2_image_next_header(const struct r2_image *i, const struct r2_version *base, uint64_t version,

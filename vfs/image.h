@@ -33,6 +33,12 @@ enum r2_code r2_image_create(struct r2_image *i, const char *db_path, const char
  * into i->fd unless that is -1. */
 enum r2_code r2_image_scan(struct r2_image *i, struct r2_local *l, struct r2_err *e);
 
+/* The same from whatever `read` reads; shape as given. */
+enum r2_code r2_image_scan_with(struct r2_image *i, uint32_t page_size, uint32_t pages,
+                                enum r2_code (*read)(void *ctx, uint32_t first, uint32_t count,
+                                                     uint8_t *to, struct r2_err *e),
+                                void *ctx, struct r2_err *e);
+
 /* Take over `size` bytes that were fetched into i->fd. R2_CORRUPT when they are no SQLite database
  * of whole pages; the sentence shows how they begin. Fills shape, checksums, page 1. */
 enum r2_code r2_image_adopt(struct r2_image *i, uint64_t size, struct r2_err *e);
@@ -45,6 +51,10 @@ enum r2_code r2_image_read(void *image, uint32_t first, uint32_t count, uint8_t 
  * 19, 24..31, 40..43, 92..95), in page1, sums[0] and the file. */
 enum r2_code r2_image_set_fields(struct r2_image *i, const uint8_t header[R2_HEADER],
                                  struct r2_err *e);
+
+/* Put a patch's pages over the image, and give it the patch's shape. */
+struct r2_patch;
+enum r2_code r2_image_patch(struct r2_image *i, struct r2_patch *p, struct r2_err *e);
 
 /* The checksum of page 1 as if it had the fields of that header. */
 uint64_t r2_image_page1_as(const struct r2_image *i, const uint8_t header[R2_HEADER]);
@@ -69,6 +79,12 @@ void r2_diff_free(struct r2_diff *d);
  * is logically v's. Reads trunk pages through l. */
 enum r2_code r2_image_only_loose(const struct r2_image *i, const struct r2_diff *d,
                                  struct r2_local *l, bool *yes, struct r2_err *e);
+/* The same for a database of which only page 1 is at hand. `read` gives pages of it. */
+enum r2_code r2_loose_pages(const uint8_t *page1, uint32_t page_size, uint32_t pages,
+                            const struct r2_diff *d,
+                            enum r2_code (*read)(void *ctx, uint32_t first, uint32_t count,
+                                                 uint8_t *to, struct r2_err *e),
+                            void *ctx, bool *yes, struct r2_err *e);
 
 /* The header that the next version gets: `base` (may be NULL: birth) gives journal mode bytes and
  * schema cookie, the image its size; the counter is the version number. */

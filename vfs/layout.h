@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "image.h"
+#include "patch.h"
 #include "state.h"
 #include "store.h"
 
@@ -17,7 +18,8 @@
 struct r2_remote {
     bool exists;
     struct r2_version v; /* page_size, pages, header: only after a fetch */
-    uint64_t size;       /* bytes of the snapshot */
+    uint64_t size;       /* bytes of the snapshot, */
+    int64_t modified_ms; /* and when it was written */
     bool numbered;       /* it carries a db-version */
     bool has_checksum;   /* v.checksum is the writer's word and v.recent is valid */
     bool has_lineage;
@@ -25,6 +27,12 @@ struct r2_remote {
                                     only the object carried it on from what it replaced; else "" */
     bool altered;                /* its metadata call it the base, and its bytes are others */
     enum r2_layout_kind layout;
+    bool headless;    /* nothing stands at KEY, but its log is not empty */
+    bool by_segments; /* log: v is the segment after the base, and perhaps not the last one */
+    bool successor;   /* the base's lineage has ended in order, and this one goes on from it */
+    bool ended; /* log: v is the base, after which the end of its lineage stands; no other has begun
+                 */
+    uint64_t end_nonce; /* of that end */
 };
 
 /* Who made version N+1? */
@@ -41,6 +49,7 @@ struct r2_push {
     const struct r2_pending *pending; /* kind PUSH: version, checksum, recent (with its own entry),
                                          lineage, tries */
     const struct r2_image *image;     /* fd and size */
+    enum r2_layout_kind layout;       /* as it will be told: births and adoptions */
     uint64_t size;
 };
 
@@ -66,8 +75,107 @@ struct r2_layout_ops {
 
 extern const struct r2_layout_ops r2_layout_object;
 
-/* The table layout kind -> operations; NULL for one that this build does not have. */
-const struct r2_layout_ops *r2_layout_of(enum r2_layout_kind kind);
+/* What db-layout says. */
+const char *r2_layout_name(enum r2_layout_kind kind);
+
+/* ---- the log layout ---- */
+
+enum { R2_AHEAD = 64 };
+#define R2_FRESH_MS ((int64_t)30 * 60 * 1000) /* DESIGN section 3, "Fresh" */
+#define R2_LATE_MS  ((int64_t)10 * 60 * 1000) /* an answer after this acknowledges nothing yet */
+
+/* Segments that were fetched and not used yet: first, first+1 ... as unnamed files. */
+struct r2_ahead {
+    uint64_t first;
+    uint32_t count;
+    struct {
+        int fd;
+        uint64_t size;
+        int64_t modified_ms;
+    } at[R2_AHEAD];
+};
+void r2_ahead_free(struct r2_ahead *a); /* closes; usable again */
+
+/* One database in the log layout, as a replica knows it. */
+struct r2_log {
+    struct r2_store *store;
+    struct r2_call *call;
+    const char *key;
+    const char *db_path; /* beside it downloads are put */
+    int64_t verified_ms; /* in and out: the signing time of the last conclusive answer; 0: none */
+    uint64_t snapshot;   /* in and out: the highest version of a snapshot that was seen */
+    int64_t headed_ms;   /* out: signing time of a HEAD of the snapshot, if one was made */
+    struct r2_ahead *ahead;
+    uint64_t bytes;     /* out: of the segments that r2_log_follow took, */
+    bool from_snapshot; /* which were all since the snapshot */
+    bool ended;         /* out: r2_log_follow came to the end of the lineage */
+    /* called with each version that r2_log_follow comes by (header filled); may be NULL */
+    void (*on_version)(void *ctx, const struct r2_version *v);
+    void *ctx;
+};
+
+/* KEY-log/<lineage, 8 digits>/<version, 16 hex digits><suffix> */
+enum { R2_LOG_KEY = R2_KEY_BYTES + 64 };
+void r2_log_key(const char *key, const uint8_t lineage[16], uint64_t version, const char *suffix,
+                char out[R2_LOG_KEY]);
+
+/* Is there a version after `base`? out: the base itself if not; the segment after it (by_segments,
+ * fetched into l->ahead); or what stands at KEY when that decides (gone, another lineage, a
+ * snapshot past the base whose segments were collected, or one older than l->snapshot). */
+enum r2_code r2_log_probe(struct r2_log *l, const struct r2_version *base, struct r2_remote *out);
+
+/* The pages by which the newest version (or `upto`, if not 0) differs from `base`, checked link by
+ * link. *head: that version. R2_PRECONDITION: segments were collected meanwhile, or the lineage
+ * ended: start from the snapshot. */
+enum r2_code r2_log_follow(struct r2_log *l, const struct r2_version *base, uint64_t upto,
+                           struct r2_patch *patch, struct r2_version *head);
+
+/* The snapshot that a probe of KEY saw, and all segments after it (up to `upto`, if not 0), as an
+ * image; remote->v becomes that version. R2_CORRUPT: a hole in the log. */
+enum r2_code r2_log_fetch(struct r2_log *l, struct r2_remote *remote, uint64_t upto,
+                          struct r2_image *image);
+
+/* Create the segment of pending->v, whose encoded bytes are `body`. Results as for
+ * r2_layout_ops.push, and R2_STALE: not verified for 30 minutes, nothing was sent. */
+enum r2_code r2_log_push(struct r2_log *l, const struct r2_pending *pending,
+                         const struct r2_body *body, struct r2_remote *seen, enum r2_maker *maker);
+
+/* The end of a lineage: a segment that changes nothing but page 1's counter, with this as its
+ * salt 1. After it KEY is replaced by a new lineage, which goes on with the version after it.
+ * Nobody can push to the old one any more, and who reads it looks at KEY. */
+#define R2_LOG_END UINT32_C(0x454e4421)
+
+/* ---- collecting: log_collect.c ---- */
+
+enum { R2_COLLECT_BASES = 256, R2_COLLECT_MAX = 1000 };
+
+/* What a listing has of interest to the decision; filled by r2_collect_add(), decided by
+ * r2_collect_decide(). Pure. */
+struct r2_collect {
+    uint64_t snapshot; /* its version, read before the listing */
+    int64_t retention_ms, signed_ms;
+    uint32_t bases, segments;
+    struct {
+        uint64_t version;
+        int64_t modified_ms;
+        bool drop;
+    } base[R2_COLLECT_BASES];
+    uint64_t
+        segment[R2_COLLECT_MAX]; /* old enough, not above the snapshot; after the decision: to go */
+};
+/* In the order of versions. false: nothing that comes after it matters. */
+bool r2_collect_add(struct r2_collect *c, bool base, uint64_t version, int64_t modified_ms);
+void r2_collect_decide(struct r2_collect *c);
+
+/* Delete what nobody needs any more of the log whose snapshot was just read; at most R2_COLLECT_MAX
+ * segments. *deleted: how many objects. */
+enum r2_code r2_log_collect(struct r2_log *l, const struct r2_remote *snapshot, int64_t retention_s,
+                            uint32_t *deleted);
+/* Before the snapshot is replaced: keep it as a base, unless there is one that is younger than the
+ * retention. *based_ms, in and out: when the newest one was made, 0: not known. R2_PRECONDITION: it
+ * was replaced meanwhile. */
+enum r2_code r2_log_keep_base(struct r2_log *l, const struct r2_remote *snapshot,
+                              int64_t retention_s, int64_t *based_ms);
 
 /* ---- db-recent: "version:nonce" pairs, newest first, pure ---- */
 

@@ -18,9 +18,9 @@
 
 enum { BULK = 8 << 20, LOOK_MS = 10000 };
 
-const struct r2_layout_ops *r2_layout_of(enum r2_layout_kind kind)
+const char *r2_layout_name(enum r2_layout_kind kind)
 {
-    return kind == R2_LAYOUT_OBJECT ? &r2_layout_object : NULL;
+    return kind == R2_LAYOUT_LOG ? "log" : "object";
 }
 
 static enum r2_code bad_meta(struct r2_err *e, const char *key, const char *name, const char *value)
@@ -42,12 +42,11 @@ static enum r2_code read_meta(const struct r2_object *o, const char *key, struct
             return bad_meta(e, key, "db-version", value);
         out->numbered = true;
     }
-    if (r2_meta_get(&o->meta, "db-layout", value, sizeof value) && strcmp(value, "object") != 0) {
-        if (strcmp(value, "log") != 0) return bad_meta(e, key, "db-layout", value);
-        return r2_fail(e, R2_REFUSED,
-                       "%s is kept in the log layout, which this version of r2vfs cannot read; use "
-                       "a newer r2vfs",
-                       key);
+    if (r2_meta_get(&o->meta, "db-layout", value, sizeof value)) {
+        if (strcmp(value, r2_layout_name(R2_LAYOUT_LOG)) == 0)
+            out->layout = R2_LAYOUT_LOG;
+        else if (strcmp(value, r2_layout_name(R2_LAYOUT_OBJECT)) != 0)
+            return bad_meta(e, key, "db-layout", value);
     }
     if (r2_meta_get(&o->meta, "db-lineage", value, sizeof value)) {
         if (!r2_lineage_parse(value, out->v.lineage)) return bad_meta(e, key, "db-lineage", value);
@@ -73,6 +72,7 @@ static enum r2_code take_object(const struct r2_object *o, const char *key, stru
     memset(out, 0, sizeof *out);
     out->exists = true;
     out->size = o->size;
+    out->modified_ms = o->modified_ms;
     (void)r2_strcpy(out->v.etag, sizeof out->v.etag, o->etag);
     return read_meta(o, key, out, e);
 }
@@ -126,14 +126,15 @@ static enum r2_code fetch(struct r2_store *store, struct r2_call *call, const ch
     return R2_OK;
 }
 
-static bool write_meta(const struct r2_version *v, struct r2_meta *m)
+static bool write_meta(const struct r2_version *v, enum r2_layout_kind layout, struct r2_meta *m)
 {
     char text[64];
     r2_meta_clear(m);
     snprintf(text, sizeof text, "%" PRIu64, v->version);
     bool ok = r2_meta_add(m, "db-version", text);
     r2_lineage_text(v->lineage, text);
-    ok = ok && r2_meta_add(m, "db-lineage", text) && r2_meta_add(m, "db-layout", "object");
+    ok = ok && r2_meta_add(m, "db-lineage", text) &&
+         r2_meta_add(m, "db-layout", r2_layout_name(layout));
     snprintf(text, sizeof text, "%016" PRIx64, v->checksum);
     return ok && r2_meta_add(m, "db-checksum", text) && r2_meta_add(m, "db-recent", v->recent);
 }
@@ -168,12 +169,14 @@ static enum r2_code push(struct r2_store *store, struct r2_call *call, const cha
     bool lost_answer = n->doubt;
     int64_t until = call->deadline_ms, budget = until - r2_boot_ms();
     memset(seen, 0, sizeof *seen);
-    if (!write_meta(&n->v, &meta)) return r2_fail(call->err, R2_IO, "metadata over R2's limit");
+    if (!write_meta(&n->v, p->layout, &meta))
+        return r2_fail(call->err, R2_IO, "metadata over R2's limit");
     for (int64_t pause = 100;; pause = pause < 2000 ? pause * 2 : pause) {
         r2_err_clear(call->err);
         enum r2_code rc = store->ops->put(store, call, &put, &o);
         if (rc == R2_OK) {
             seen->exists = seen->numbered = seen->has_checksum = seen->has_lineage = true;
+            seen->layout = p->layout;
             seen->v = n->v;
             (void)r2_strcpy(seen->v.etag, sizeof seen->v.etag, o.etag);
             *maker = R2_MAKER_LATEST;

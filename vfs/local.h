@@ -17,6 +17,18 @@
 
 struct r2_local;
 
+/* How a database file stood after a commit: a stranger's commit in between shows when two are
+ * compared (r2_state_continues). */
+struct r2_stamp {
+    uint32_t kind;     /* 0: none, 1: rollback modes, 2: WAL, 3: WAL, folded in and deleted, and the
+                          file sealed: r2_state_seal() */
+    uint32_t counter;  /* rollback modes: change counter of page 1 */
+    uint32_t change;   /* WAL: the wal-index's count of commits, */
+    uint32_t frames;   /* its last frame, */
+    uint32_t salt[2];  /* the log's salts, and */
+    uint32_t cksum[2]; /* that frame's checksum */
+};
+
 /* The VFS that sessions use: the one below r2vfs. NULL (the default) is SQLite's own default, which
  * must not be left so when r2vfs is made the default. The name is not copied. */
 void r2_local_set_vfs(const char *name);
@@ -58,6 +70,15 @@ enum r2_code r2_local_read_pages(struct r2_local *l, uint32_t first, uint32_t co
 /* The published end of the WAL that the image was built from; frames 0: there are none, or this is
  * no WAL transaction. */
 void r2_local_wal_end(const struct r2_local *l, struct r2_wal_end *out);
+
+/* How the file stands, for r2_state_set_stamp: within a transaction; after r2_apply the new
+ * content.
+ */
+enum r2_code r2_local_stamp(struct r2_local *l, struct r2_stamp *out, struct r2_err *e);
+
+/* What the transaction reads is on the disk when this returns: the -wal, or the file and the
+ * removal of its journal, whatever `synchronous` the writers had. */
+enum r2_code r2_local_sync(struct r2_local *l, struct r2_err *e);
 
 /* PRAGMA quick_check: R2_CORRUPT with its first line when it complains. Outside a transaction it
  * looks at what is committed. */

@@ -298,6 +298,35 @@ enum r2_code r2_local_shape(struct r2_local *l, uint32_t *page_size, uint32_t *p
     return R2_OK;
 }
 
+enum r2_code r2_local_stamp(struct r2_local *l, struct r2_stamp *out, struct r2_err *e)
+{
+    uint8_t counter[4];
+    memset(out, 0, sizeof *out);
+    if (l->wal) {
+        const struct r2_walidx_hdr *h = &l->idx;
+        *out = (struct r2_stamp){.kind = 2,
+                                 .change = h->change,
+                                 .frames = h->mx_frame,
+                                 .cksum = {h->frame_sum[0], h->frame_sum[1]}};
+        memcpy(out->salt, h->salt, sizeof out->salt);
+        return R2_OK;
+    }
+    int rc = r2_raw_read(l->file, counter, sizeof counter, 24);
+    if (rc != SQLITE_OK) return r2_fail_sqlite(l, rc, "read the change counter", e);
+    *out = (struct r2_stamp){.kind = 1, .counter = r2_get32(counter)};
+    return R2_OK;
+}
+
+enum r2_code r2_local_sync(struct r2_local *l, struct r2_err *e)
+{
+    int rc = SQLITE_OK;
+    if (l->wal && l->wal_file && l->fold)
+        rc = l->wal_file->pMethods->xSync(l->wal_file, SQLITE_SYNC_NORMAL);
+    if (rc == SQLITE_OK) rc = l->file->pMethods->xSync(l->file, SQLITE_SYNC_NORMAL);
+    if (rc != SQLITE_OK) return r2_fail_sqlite(l, rc, "sync", e);
+    return l->wal ? R2_OK : r2_sync_folder_of(l->name, e);
+}
+
 /* How many of the pages from `first` on come from the main file, at most `count`. */
 static int main_run(struct r2_local *l, uint32_t first, uint32_t count, uint32_t *run,
                     uint32_t *frame)

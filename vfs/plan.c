@@ -40,20 +40,32 @@ bool r2_plan_says_same(const struct r2_version *base, const struct r2_remote *re
            strcmp(base->recent, remote->v.recent) == 0;
 }
 
+/* A change of layout begins a new lineage that goes on from the base's: db-recent still has it. */
+static bool goes_on(const struct r2_version *base, const struct r2_remote *remote)
+{
+    uint64_t here, there;
+    if (remote->v.version <= base->version) return false;
+    return remote->successor ||
+           (r2_recent_find(base->recent, base->version, &here) &&
+            r2_recent_find(remote->v.recent, base->version, &there) && here == there);
+}
+
 enum r2_relation r2_plan_relation(const struct r2_record *record, const struct r2_remote *remote)
 {
     const struct r2_version *base = &record->base;
+    if (!base->version && remote->headless) return R2_REL_HEADLESS;
     if (!base->version) return remote->exists ? R2_REL_FIRST : R2_REL_ABSENT;
     if (!remote->exists) return R2_REL_GONE;
     if (same_version(base, remote)) return R2_REL_SAME;
     if (remote->has_lineage && lineage_known(base) &&
         memcmp(base->lineage, remote->v.lineage, 16) != 0)
-        return R2_REL_LINEAGE;
+        return goes_on(base, remote) ? R2_REL_NEWER : R2_REL_LINEAGE;
     bool foreign = !remote->v.recent[0];
     if (foreign) return remote->v.version > base->version ? R2_REL_NEWER : R2_REL_ALTERED;
     if (remote->v.version == base->version) return R2_REL_ALTERED;
     /* also above our base it can be lower than what this replica has seen there */
-    bool older = remote->v.version < base->version || remote->v.version < record->highest_seen;
+    bool older = remote->v.version < base->version ||
+                 (!remote->by_segments && remote->v.version < record->highest_seen);
     return older ? R2_REL_OLDER : R2_REL_NEWER;
 }
 
@@ -68,7 +80,7 @@ enum r2_action r2_plan(enum r2_local_kind local, enum r2_relation remote)
         REFUSE = R2_DO_REFUSE,
         RESET = R2_DO_RESET
     };
-    static const unsigned char table[8][5] = {
+    static const unsigned char table[9][5] = {
         /*              absent   clean     dirty     old       strange */
         /* ABSENT  */ {NOTHING, NOTHING, PUSH, PUSH, PUSH},
         /* FIRST   */ {PULL, COMPARE, COMPARE, COMPARE, COMPARE},
@@ -78,6 +90,7 @@ enum r2_action r2_plan(enum r2_local_kind local, enum r2_relation remote)
         /* OLDER   */ {REFUSE, REFUSE, REFUSE, REFUSE, REFUSE},
         /* ALTERED */ {PULL, CONFLICT, CONFLICT, CONFLICT, COMPARE},
         /* LINEAGE */ {PULL, CONFLICT, CONFLICT, CONFLICT, COMPARE},
+        /* HEADLS. */ {REFUSE, REFUSE, REFUSE, REFUSE, REFUSE},
     };
     return (enum r2_action)table[remote][local];
 }
@@ -107,6 +120,14 @@ void r2_plan_explain(enum r2_relation relation, const struct r2_record *record,
                  " of it; put the object back, or create it again from the local file with SELECT "
                  "r2_resolve('local')",
                  url, base);
+        return;
+    case R2_REL_HEADLESS:
+        snprintf(
+            out, room,
+            "%s is not there, but the log of a database of that name is: its snapshot was lost; "
+            "put it back, or go on from a replica that has the database. SELECT "
+            "r2_resolve('local') begins a new database under this name and leaves the old log",
+            url);
         return;
     case R2_REL_OLDER:
         snprintf(out, room,

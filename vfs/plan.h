@@ -27,7 +27,8 @@ enum r2_relation {
     R2_REL_GONE,    /* a base, but nothing in the remote any more */
     R2_REL_OLDER,   /* a version lower than one already seen */
     R2_REL_ALTERED, /* the base's number with other bytes */
-    R2_REL_LINEAGE  /* another database altogether */
+    R2_REL_LINEAGE, /* another database altogether */
+    R2_REL_HEADLESS /* no base, no snapshot, but a log */
 };
 
 enum r2_action {

@@ -44,6 +44,13 @@ R2VFS_API int r2vfs_pull(sqlite3 *db, const char *schema, sqlite3_int64 *version
 /* Settle a conflict: how is "fork", "remote" or "local". */
 R2VFS_API int r2vfs_resolve(sqlite3 *db, const char *schema, const char *how,
                             sqlite3_int64 *version, char **message);
+/* Write the snapshot now; *version is what it holds. how: NULL, or "log" or "object": also change
+ * the database's layout. */
+R2VFS_API int r2vfs_checkpoint(sqlite3 *db, const char *schema, const char *how,
+                               sqlite3_int64 *version, char **message);
+/* Make the content of version `old` the newest version; *version is its number. */
+R2VFS_API int r2vfs_restore(sqlite3 *db, const char *schema, sqlite3_int64 old,
+                            sqlite3_int64 *version, char **message);
 
 #ifdef __cplusplus
 }

@@ -76,12 +76,23 @@ void r2_recent_prepend(const char *base, uint64_t version, uint64_t nonce,
     }
 }
 
+/* Is the log still where the segment that we want to make would continue it? */
+static bool below(const struct r2_remote *seen, const struct r2_pending *pending)
+{
+    return seen->has_lineage && memcmp(seen->v.lineage, pending->v.lineage, 16) == 0 &&
+           seen->v.version < pending->v.version;
+}
+
 enum r2_maker r2_layout_maker(const struct r2_remote *seen, const struct r2_pending *pending,
                               uint32_t *which)
 {
     uint64_t version = pending->v.version, nonce;
     if (!seen->exists) return R2_MAKER_NOBODY;
-    if (strcmp(seen->v.etag, pending->over_etag) == 0) return R2_MAKER_NOBODY;
+    /* the segment's key is taken by the end of the lineage; KEY is as it was */
+    if (seen->ended) return pending->over_etag[0] ? R2_MAKER_NOBODY : R2_MAKER_OTHER;
+    bool segment = pending->layout == R2_LAYOUT_LOG && version > 1 && !pending->over_etag[0];
+    if (segment ? below(seen, pending) : strcmp(seen->v.etag, pending->over_etag) == 0)
+        return R2_MAKER_NOBODY;
     const char *recent = seen->v.recent[0] ? seen->v.recent : seen->older;
     if (recent[0] && r2_recent_find(recent, version, &nonce)) {
         for (uint32_t k = pending->tries; k-- > 0;) {

@@ -220,6 +220,17 @@ bool r2_replica_foreign(const struct r2_replica *r)
 
 /* ---- operations ---- */
 
+/* When the remote was last seen is kept in shared memory, too: not every look is worth a write. */
+static void take_times(struct r2_replica *r)
+{
+    struct r2_live *live = r2_state_live(r->state);
+    struct r2_record *k = &r->record;
+    int64_t verified = atomic_load(&live->verified_ms), headed = atomic_load(&live->headed_ms);
+    int64_t most = r2_now_ms() + 3600 * 1000; /* it comes from a file */
+    if (verified > k->verified_ms && verified < most) k->verified_ms = verified;
+    if (headed > k->headed_ms && headed < most) k->headed_ms = headed;
+}
+
 enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms, struct r2_err *e)
 {
     struct timespec until;
@@ -245,6 +256,7 @@ enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms
         rc = r2_state_load(r->state, r->config.url, &r->record, e);
         op->known = rc == R2_OK;
         if (rc == R2_MISSING) rc = R2_OK;
+        if (!rc && op->known) take_times(r);
         if (rc) r2_state_unlock(r->state);
     }
     if (rc) {
@@ -298,6 +310,10 @@ void r2_op_end(struct r2_op *op)
 {
     atomic_store(&op->r->version, op->r->record.base.version);
     atomic_store(&op->r->verified_ms, op->r->record.verified_ms);
+    atomic_store(&op->r->layout, (int)op->r->record.layout);
+    atomic_store(&r2_state_live(op->r->state)->verified_ms, op->r->record.verified_ms);
+    atomic_store(&r2_state_live(op->r->state)->headed_ms, op->r->record.headed_ms);
+    r2_ahead_free(&op->ahead);
     r2_state_unlock(op->r->state);
     pthread_mutex_unlock(&op->r->op);
 }
@@ -328,6 +344,7 @@ void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id,
     k->unvouched = false;
     k->identity = *id;
     uint32_t n = 0;
+    if (!content) return;
     while (n < k->held && k->held_content[n] != content)
         n++;
     if (n == k->held && k->held < R2_HELD_MAX) k->held++;
@@ -338,9 +355,60 @@ void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id,
 
 /* ---- from the I/O methods ---- */
 
-enum r2_code r2_replica_touch(struct r2_replica *r, struct r2_err *e)
+enum r2_code r2_replica_touch(struct r2_replica *r, struct r2_marks *m, struct r2_err *e)
 {
-    return r2_state_touch(r->state, e);
+    enum r2_code rc = r2_state_touch(r->state, e);
+    if (!rc) r2_state_begin_marks(r->state, m);
+    return rc;
+}
+
+void r2_replica_mark_page(struct r2_replica *r, struct r2_marks *m, uint32_t pgno)
+{
+    r2_state_mark_page(r->state, m, pgno);
+}
+
+void r2_replica_mark_size(struct r2_replica *r, struct r2_marks *m, uint32_t pages)
+{
+    r2_state_mark_size(r->state, m, pages);
+}
+
+void r2_replica_found(struct r2_replica *r, const struct r2_stamp *now, bool next)
+{
+    struct r2_identity id;
+    struct r2_err ignored;
+    bool none;
+    if (r2_state_continues(r->state, now, next, &none)) return;
+    if (r2_identity_of(r->path, &id, &ignored) || !r2_continues(r, now, &id))
+        r2_state_unseen(r->state);
+}
+
+bool r2_continues(struct r2_replica *r, const struct r2_stamp *now, const struct r2_identity *id)
+{
+    bool none, same = false;
+    if (r2_state_continues(r->state, now, false, &none)) return true;
+    if (now->kind == 2 && !now->frames && r2_state_sealed(r->state, id)) return true;
+    if (!none) return false;
+    /* nobody has written since the open that looked at the file: has a stranger? */
+    pthread_mutex_lock(&r->note);
+    same = r2_identity_same(&r->looked, id);
+    pthread_mutex_unlock(&r->note);
+    return same;
+}
+
+void r2_replica_folded(struct r2_replica *r, const struct r2_stamp *now)
+{
+    bool none;
+    if (r2_state_continues(r->state, now, false, &none)) r2_state_seal(r->state, r->path);
+}
+
+void r2_replica_left(struct r2_replica *r, const struct r2_stamp *now)
+{
+    r2_state_set_stamp(r->state, now);
+}
+
+void r2_replica_unseen(struct r2_replica *r)
+{
+    r2_state_unseen(r->state);
 }
 
 void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark)
@@ -348,9 +416,9 @@ void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark)
     r2_state_committed(r->state, mark);
 }
 
-void r2_replica_ended(struct r2_replica *r)
+void r2_replica_ended(struct r2_replica *r, struct r2_marks *m)
 {
-    r2_state_ended(r->state);
+    r2_state_ended(r->state, m);
 }
 
 void r2_replica_count_write(struct r2_replica *r)
@@ -385,8 +453,11 @@ static uint64_t dirty_pages(struct r2_replica *r)
     if (r2_identity_of(r->path, &now, &e) == R2_OK && r2_maybe_dirty(&op, &now)) {
         struct r2_staged s;
         struct r2_diff d = {0};
-        if (r2_stage(&op, false, &s) == R2_OK && !s.equal &&
-            r2_image_compare(&s.image, &r->record.base, r->state, r->record.area, &d, &e) == R2_OK)
+        if (r2_stage_changes(&op, &s) == R2_OK && s.by_changes)
+            pages = s.equal ? 0 : s.changes.changed;
+        else if (!s.by_changes && s.image.sums && !s.equal &&
+                 r2_image_compare(&s.image, &r->record.base, r->state, r->record.area, &d, &e) ==
+                     R2_OK)
             pages = d.pages;
         r2_diff_free(&d);
         r2_staged_free(&s);
@@ -405,7 +476,8 @@ static void fill(struct r2_replica *r, void *ctx)
     s->dirty_pages = dirty_pages(r);
     (void)r2_strcpy(s->file, sizeof s->file, r->path);
     (void)r2_strcpy(s->remote, sizeof s->remote, r->config.url);
-    (void)r2_strcpy(s->layout, sizeof s->layout, r2_layout_object.name);
+    (void)r2_strcpy(s->layout, sizeof s->layout,
+                    r2_layout_name((enum r2_layout_kind)atomic_load(&r->layout)));
     struct r2_config mode = {.sync = (enum r2_sync_mode)atomic_load(&r->sync_mode),
                              .sync_ms = atomic_load(&r->sync_ms)};
     r2_config_sync_text(&mode, s->sync, sizeof s->sync);

@@ -37,12 +37,23 @@ enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *conf
 
 /* ---- from the I/O methods ---- */
 
-/* Pages are about to be written: call before the first write of each transaction. */
-enum r2_code r2_replica_touch(struct r2_replica *r, struct r2_err *e);
+/* Pages are about to be written: call before the first write of each transaction, then mark each
+ * page before it is written. */
+enum r2_code r2_replica_touch(struct r2_replica *r, struct r2_marks *m, struct r2_err *e);
+void r2_replica_mark_page(struct r2_replica *r, struct r2_marks *m, uint32_t pgno);
+void r2_replica_mark_size(struct r2_replica *r, struct r2_marks *m, uint32_t pages);
+/* The file as a writer finds it (`next`: the counter that its commit gives), and as it leaves it. A
+ * stranger's commit in between makes the next look compare every page. */
+void r2_replica_found(struct r2_replica *r, const struct r2_stamp *now, bool next);
+void r2_replica_left(struct r2_replica *r, const struct r2_stamp *now);
+/* SQLite has folded the -wal in to delete it, and holds the file EXCLUSIVE. */
+void r2_replica_folded(struct r2_replica *r, const struct r2_stamp *now);
+/* Pages changed, or may have, that were not marked. */
+void r2_replica_unseen(struct r2_replica *r);
 /* A transaction was committed; `mark` says how the file (or its -wal) looks then. */
 void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark);
 /* A transaction that wrote is over, committed or not. */
-void r2_replica_ended(struct r2_replica *r);
+void r2_replica_ended(struct r2_replica *r, struct r2_marks *m);
 void r2_replica_count_write(struct r2_replica *r);
 void r2_replica_count_sync(struct r2_replica *r);
 /* At the start of a transaction: probe if the last one is older than config->refresh_ms, and pull.
@@ -56,6 +67,21 @@ bool r2_replica_barred(struct r2_replica *r, struct r2_err *e);
 /* True in a process that was forked after the replica was attached: it must not act. */
 bool r2_replica_foreign(const struct r2_replica *r);
 
+/* ---- sync=commit: replica_commit.c ---- */
+
+struct r2_source;
+struct r2_commit;
+/* A transaction is about to commit, its pages are in `from`: push them as the next version. R2_OK:
+ * it is in the remote, and r2_replica_commit_end() must follow, by the same thread, while SQLite's
+ * write lock is held. R2_CONFLICT: another version was there first; R2_UNKNOWN: it may still
+ * happen; in both cases, and all others, the transaction must be rolled back (R2_BUSY: may be tried
+ * again). `locked`: nobody else can read the file now. */
+enum r2_code r2_replica_commit(struct r2_replica *r, const struct r2_source *from,
+                               struct r2_marks *m, bool locked, struct r2_commit **out,
+                               struct r2_err *e);
+/* It was committed locally, or not (then the next transaction finds it in the remote). */
+void r2_replica_commit_end(struct r2_commit *c, bool committed);
+
 /* ---- SQL (all return the version in *version) ---- */
 
 enum r2_code r2_replica_sync(struct r2_replica *r, uint64_t *version, struct r2_err *e);
@@ -65,6 +91,10 @@ enum r2_code r2_replica_remote_version(struct r2_replica *r, uint64_t *version, 
 /* how: "fork", "remote" or "local" */
 enum r2_code r2_replica_resolve(struct r2_replica *r, const char *how, uint64_t *version,
                                 struct r2_err *e);
+/* Write the snapshot now; *version: what it holds. how: "", or "log" or "object": change the
+ * layout. */
+enum r2_code r2_replica_checkpoint(struct r2_replica *r, const char *how, uint64_t *version,
+                                   struct r2_err *e);
 enum r2_code r2_replica_presign(struct r2_replica *r, int64_t seconds, char *url, size_t room,
                                 struct r2_err *e);
 

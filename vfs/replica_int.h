@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 
+#include "changes.h"
 #include "image.h"
 #include "layout.h"
 #include "local.h"
@@ -27,7 +28,8 @@ struct r2_replica {
 
     struct r2_record record; /* as last loaded or saved (under op) */
 
-    pthread_mutex_t note; /* guards the sentences */
+    pthread_mutex_t note;      /* guards the sentences, and `looked` */
+    struct r2_identity looked; /* the file when the last open looked at it */
     char last_error[R2_ERR_TEXT];
     char barred_text[R2_ERR_TEXT];
 
@@ -42,19 +44,28 @@ struct r2_replica {
     _Atomic int64_t pushed_boot_ms; /* when the timer last looked */
     _Atomic int64_t timeout_ms;     /* of the last open */
     _Atomic int sync_mode;          /* of the last open, for status */
+    _Atomic int layout;             /* enum r2_layout_kind, for status */
     _Atomic int64_t sync_ms;
+    _Atomic bool tending;           /* a thread writes a checkpoint, or collects */
+    _Atomic bool unchecked;         /* pushed by this process, and not in a snapshot yet */
+    _Atomic bool checkpoint_wanted; /* the timer's thread is asked to */
+    _Atomic int64_t rest_until_ms;  /* boot ms: after a failure nobody is asked before that */
 };
 
 /* An operation in progress: lock order op, OP; ends with r2_op_end. */
 struct r2_op {
     struct r2_replica *r;
-    struct r2_call call; /* deadline and error of this operation */
-    bool known;          /* r->record holds a valid record for this remote */
-    bool continues;      /* the local file holds what the pending push sent, or continues it */
-    bool unseen;         /* the file differs from base though no r2vfs connection wrote it */
-    bool unreadable;     /* the local file is no database that SQLite can read */
-    bool barred;         /* this operation ended in a refusal */
-    int64_t busy_ms;     /* how long a lock on the local file is waited for when it is staged */
+    struct r2_ahead ahead; /* segments that a probe has fetched already */
+    struct r2_call call;   /* deadline and error of this operation */
+    bool known;            /* r->record holds a valid record for this remote */
+    bool continues;        /* the local file holds what the pending push sent, or continues it */
+    bool unseen;           /* the file differs from base though no r2vfs connection wrote it */
+    bool unreadable;       /* the local file is no database that SQLite can read */
+    bool new_try;          /* this operation has added a try to the pending push */
+    bool barred;           /* this operation ended in a refusal */
+    bool closing;    /* a connection closes: its last look is what the next open compares with */
+    bool ended;      /* a pull came to the end of the base's lineage */
+    int64_t busy_ms; /* how long a lock on the local file is waited for when it is staged */
 };
 
 /* wait_ms: how long another operation on this replica is waited for; R2_BUSY after that. */
@@ -73,6 +84,11 @@ void r2_op_time(struct r2_op *op);         /* a transfer begins: it has the whol
 bool r2_replica_shared(struct r2_replica *r);
 /* Has anybody written since the file was last known to hold base? *now: the file as it is. */
 bool r2_maybe_dirty(struct r2_op *op, const struct r2_identity *now);
+/* Has nobody but ours written the file, whose stamp and identity in a transaction these are? */
+bool r2_continues(struct r2_replica *r, const struct r2_stamp *now, const struct r2_identity *id);
+/* What was staged is base: remember that, and forget its marks. */
+struct r2_staged;
+void r2_staged_is_base(struct r2_op *op, struct r2_staged *s);
 /* Remember that the file holds `base` (write_seq was seq, it looked like `id`). */
 void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id, uint64_t content);
 
@@ -90,6 +106,7 @@ struct r2_push_over {              /* what a push replaces */
     const struct r2_version *base; /* header, cookie, lineage, recent to continue; NULL: birth */
     const char *etag;              /* "": must be absent */
     uint64_t version;              /* the number to push */
+    const enum r2_layout_kind *layout; /* for a new lineage; NULL: as it is */
 };
 enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out);
 /* Settle a push whose outcome is in doubt, by what a probe saw. May move record.base; clears
@@ -97,24 +114,65 @@ enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out);
 enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved);
 /* The local file within a read transaction (replica_stage.c). */
 struct r2_staged {
-    struct r2_image image;
+    struct r2_state *state;
+    struct r2_image image; /* by_changes: shape and page 1 only */
+    bool by_changes;       /* log: what differs from base is in `changes` */
+    struct r2_changes changes;
     struct r2_identity identity;
-    uint64_t content; /* r2_image_content() of it */
-    uint64_t seq;     /* write_seq before the transaction began */
-    bool equal;       /* the content is base's (loose pages aside) */
+    uint64_t content;      /* r2_image_content() of it; 0: not known */
+    uint64_t seq;          /* write_seq before the transaction began */
+    bool equal;            /* the content is base's (loose pages aside) */
+    struct r2_diff loose;  /* equal: the pages that differ all the same */
+    struct r2_dirty dirty; /* the marks that were taken for this look */
+    struct r2_stamp stamp; /* the file as it was read */
+    bool strange;          /* somebody wrote it who marks nothing */
 };
 enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out);
+/* The same, reading only what may differ from the base where that is known: log layout, with a
+ * base. Otherwise r2_stage() without bytes. */
+enum r2_code r2_stage_changes(struct r2_op *op, struct r2_staged *out);
+bool r2_in_log(const struct r2_record *k); /* pushes are segments */
 void r2_staged_free(struct r2_staged *s);
 /* Is it an earlier version of this replica, put back by hand (its change counter went back, too)?
  */
 bool r2_held_before(const struct r2_record *k, const struct r2_staged *s);
+/* Does the local file hold the pending version, exactly? Reads it. */
+enum r2_code r2_holds_pending(struct r2_op *op, bool *yes);
 /* A pull that did not end: find out by the file's content whether it happened. */
 enum r2_code r2_finish_pull(struct r2_op *op);
 enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,
                             uint64_t *version);
+/* Its first half: write the intent, replace (or create) the object. */
+enum r2_code r2_send_image(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,
+                           bool exact, struct r2_remote *seen, enum r2_maker *maker);
+enum r2_code r2_not_damaged(struct r2_op *op);
+/* Sent inside a COMMIT that did not come back: does the file hold it? r2_settle() looks. */
+bool r2_pending_unjudged(const struct r2_pending *p);
 enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version);
 enum r2_code r2_conflict(struct r2_op *op, enum r2_relation relation,
                          const struct r2_remote *remote);
+
+/* replica_log.c: a replica and its log */
+void r2_log_of(struct r2_op *op, struct r2_log *l);
+void r2_log_done(struct r2_op *op, const struct r2_log *l); /* what it learned: into the record */
+/* Make what was staged by changes the next segment. */
+enum r2_code r2_push_changes(struct r2_op *op, struct r2_staged *s, uint64_t *version);
+/* Its parts: be fresh, write the intent, create the segment; level the areas when it is base. */
+enum r2_code r2_send_changes(struct r2_op *op, struct r2_staged *s, bool exact,
+                             struct r2_remote *seen, enum r2_maker *maker);
+void r2_level_areas(struct r2_op *op, const struct r2_patch *p);
+/* Bring the file up to the log's head from its base. R2_PRECONDITION: only from the snapshot. */
+enum r2_code r2_pull_segments(struct r2_op *op, int64_t busy_ms);
+
+/* replica_push.c: what the two kinds of push share */
+/* The pending push for v, which has all but its nonce, lineage and recent: another content than the
+ * last one tried gets a nonce of its own. */
+enum r2_code r2_next_try(struct r2_op *op, struct r2_version *v, const struct r2_version *base,
+                         const char *over_etag);
+enum r2_code r2_push_failed(struct r2_op *op, enum r2_code rc, struct r2_remote *seen,
+                            enum r2_maker maker, uint64_t *version);
+enum r2_code r2_push_landed(struct r2_op *op, struct r2_staged *s, const struct r2_remote *seen,
+                            uint64_t *version);
 
 /* replica_pull.c */
 /* What the local file must hold for a pull to go through. */
@@ -137,6 +195,21 @@ enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
 enum r2_code r2_keep_base(struct r2_op *op, struct r2_remote *remote);
 enum r2_code r2_fork_image(struct r2_op *op, const struct r2_image *image, uint64_t version);
 enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local);
+
+/* replica_checkpoint.c. Never in the way of whoever holds the operation: staging is, sending is
+ * not. */
+/* Is the log too long for who has to read it? Pure. */
+bool r2_checkpoint_due(const struct r2_record *k);
+/* After a push: if one is due, ask the background thread. Cheap. */
+void r2_checkpoint_soon(struct r2_op *op);
+/* In that thread. */
+void r2_checkpoint_if_due(struct r2_replica *r);
+/* A connection was closed, no operation is in progress. Failures are only logged. */
+void r2_checkpoint_at_close(struct r2_replica *r);
+
+/* replica_layout.c: make the database's newest version the first of a new lineage in that layout.
+ */
+enum r2_code r2_change_layout(struct r2_op *op, enum r2_layout_kind to, uint64_t *version);
 
 /* replica_timer.c */
 void r2_timer_want(void); /* a replica with sync=N exists: see that the thread runs */

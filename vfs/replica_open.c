@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "buf.h"
+#include "ltx.h"
 #include "os.h"
 
 enum {
@@ -48,7 +49,7 @@ static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
 
 /* Is the staged content the fetched version's? Then that is the base. */
 static enum r2_code recognise(struct r2_op *op, struct r2_remote *remote,
-                              const struct r2_image *image, const struct r2_staged *s, bool *equal)
+                              const struct r2_image *image, struct r2_staged *s, bool *equal)
 {
     struct r2_record *k = &op->r->record;
     *equal = s->content == r2_image_content(image) && s->image.pages == image->pages &&
@@ -61,13 +62,59 @@ static enum r2_code recognise(struct r2_op *op, struct r2_remote *remote,
     if (rc) return rc;
     r2_keep_lineage(k, remote);
     k->area ^= 1;
+    k->layout = remote->layout;
     k->base = remote->v;
     k->base.local_cookie = r2_image_cookie(&s->image);
     k->highest_seen = remote->v.version;
     k->conflict_version = 0;
     k->pending.kind = R2_PENDING_NONE;
-    r2_mark_clean(op, s->seq, &s->identity, s->content);
+    r2_staged_is_base(op, s);
     return r2_op_save(op);
+}
+
+/* Which version of the log has just the local file's checksum? The last one that has. */
+struct match {
+    const struct r2_image *local;
+    uint64_t rest; /* the rolling checksum of all pages but page 1 */
+    uint64_t version;
+};
+
+static void on_version(void *ctx, const struct r2_version *v)
+{
+    struct match *m = ctx;
+    if (v->pages != m->local->pages || v->page_size != m->local->page_size || !v->pages) return;
+    uint64_t sum = R2_LTX_FLAG | (m->rest ^ r2_image_page1_as(m->local, v->header));
+    if (sum == v->checksum) m->version = v->version;
+}
+
+/* The local file is not the head. If it is an earlier version that the log still has, then that is
+ * the base, and the head is simply newer. */
+static enum r2_code recognise_earlier(struct r2_op *op, struct r2_remote *remote,
+                                      struct r2_staged *s, bool *found)
+{
+    struct r2_log l;
+    struct r2_image image;
+    struct match m = {.local = &s->image, .rest = r2_image_checksum(&s->image)};
+    struct r2_remote *there = malloc(sizeof *there);
+    *found = false;
+    if (!there) return r2_fail(op->call.err, R2_NOMEM, "out of memory");
+    if (s->image.pages) m.rest ^= s->image.sums[0];
+    r2_image_init(&image);
+    r2_log_of(op, &l);
+    l.on_version = on_version;
+    l.ctx = &m;
+    enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
+    if (!rc) rc = r2_layout_object.probe(l.store, &op->call, l.key, there);
+    if (!rc && there->exists) rc = r2_log_fetch(&l, there, remote->v.version, &image);
+    if (!rc && m.version) {
+        rc = r2_layout_object.probe(l.store, &op->call, l.key, there);
+        l.on_version = NULL;
+        if (!rc && there->exists) rc = r2_log_fetch(&l, there, m.version, &image);
+        if (!rc) rc = recognise(op, there, &image, s, found);
+    }
+    r2_image_free(&image);
+    free(there);
+    return rc;
 }
 
 /* The local file may be the remote's version although nothing says so: its bytes decide. `config`:
@@ -88,6 +135,19 @@ static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config
     if (!rc) rc = r2_fetch(op, remote, false, &image);
     if (!rc) rc = r2_stage(op, false, &s);
     if (!rc) rc = recognise(op, remote, &image, &s, equal);
+    bool earlier = false;
+    if (!rc && !*equal && remote->layout == R2_LAYOUT_LOG && s.image.pages)
+        rc = recognise_earlier(op, remote, &s, &earlier);
+    if (!rc && earlier) {
+        struct r2_expect base = {.image = NULL};
+        r2_staged_free(&s);
+        memset(&s, 0, sizeof s);
+        r2_image_init(&s.image);
+        s.changes.patch.fd = -1;
+        rc = r2_install(op, remote, &image, &base, OPEN_BUSY_MS);
+        *equal = !rc;
+        backup = true;
+    }
     if (!rc && !*equal && config && r2_held_before(k, &s)) { /* nothing is lost */
         struct r2_expect expect = {.image = &s.image};
         backup = true;
@@ -316,12 +376,13 @@ enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *conf
     if (!r2_local_absent(&op)) {
         rc = r2_identity_of(r->path, &now, e);
         if (!rc && push && (r2_maybe_dirty(&op, &now) || !r->record.base.version)) {
-            op.continues = true;
+            op.continues = op.closing = true;
             rc = r2_push_if_dirty(&op, &version);
         }
         if (rc || !push) remember_left(&op);
     }
     r2_op_end(&op);
+    if (!rc) r2_checkpoint_at_close(r);
     if (!rc) return R2_OK;
     r2_log_err(r, e);
     /* a transaction of another connection is in the way: its own close pushes both */

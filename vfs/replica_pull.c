@@ -16,20 +16,46 @@
 
 #include "apply.h"
 #include "buf.h"
+#include "log_int.h"
 #include "ltx.h"
 #include "os.h"
 
 enum { PULL_BUSY_MS = 5000, REFRESH_BUSY_MS = 200 };
 
+/* What stands at KEY, and in the log layout what follows it (`upto`: to this version). */
+static enum r2_code fetch_version(struct r2_op *op, struct r2_remote *remote, uint64_t upto,
+                                  struct r2_image *image)
+{
+    struct r2_replica *r = op->r;
+    struct r2_log l;
+    enum r2_code rc = R2_OK;
+    if (remote->by_segments || (remote->layout == R2_LAYOUT_LOG && !remote->v.etag[0])) {
+        /* it says which version there is, not where the log begins */
+        rc = r2_layout_object.probe(r->store, &op->call, r->config.key, remote);
+        if (!rc && (!remote->exists || (upto && remote->v.version > upto)))
+            rc = r2_fail(op->call.err, R2_PRECONDITION, "%s moved on", r->config.url);
+        if (rc) return rc;
+    }
+    if (remote->layout != R2_LAYOUT_LOG) {
+        rc = r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
+        if (!rc) r->record.verified_ms = op->call.signed_ms;
+        return rc;
+    }
+    r2_log_of(op, &l);
+    l.verified_ms = 0; /* that of another base says nothing here */
+    rc = r2_log_fetch(&l, remote, upto, image);
+    r2_log_done(op, &l);
+    return rc;
+}
+
 enum r2_code r2_fetch(struct r2_op *op, struct r2_remote *remote, bool just_this,
                       struct r2_image *image)
 {
     struct r2_replica *r = op->r;
-    int64_t asked_ms = r2_now_ms();
+    uint64_t upto = just_this ? remote->v.version : 0;
     r2_op_time(op);
     while (r2_boot_ms() < op->call.deadline_ms) {
-        enum r2_code rc = r2_layout_object.fetch(r->store, &op->call, r->config.key, remote, image);
-        if (rc == R2_OK) r->record.verified_ms = asked_ms;
+        enum r2_code rc = fetch_version(op, remote, upto, image);
         if (rc == R2_PRECONDITION && just_this) return rc;
         if (rc != R2_PRECONDITION)
             return rc ? r2_wrap(op->call.err, "cannot pull %s", r->config.url) : rc;
@@ -129,6 +155,7 @@ static uint8_t *pages_to_write(const struct r2_image *now, const struct r2_image
 
 struct installed {
     struct r2_identity identity;
+    struct r2_stamp stamp;
     uint64_t seq;
     uint32_t cookie;
 };
@@ -156,13 +183,15 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
 {
     struct r2_err *e = op->call.err;
     struct r2_image now;
+    struct r2_dirty dirty = {0};
     uint8_t *map = NULL;
     bool applied = false;
     r2_image_init(&now);
     enum r2_code rc = r2_local_begin_write(l, e);
     if (rc) return rc;
     out->seq = atomic_load(&r2_state_live(op->r->state)->write_seq);
-    rc = r2_image_scan(&now, l, e);
+    rc = r2_state_take_dirty(op->r->state, true, &dirty, e);
+    if (!rc) rc = r2_image_scan(&now, l, e);
     if (!rc) rc = still_expected(op, l, &now, expect);
     if (!rc && now.pages && r2_local_is_wal(l) && now.page_size != image->page_size)
         rc = r2_fail(e, R2_REFUSED, "the page size changes"); /* the caller leaves WAL mode first */
@@ -178,6 +207,9 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
         applied = !rc;
         out->cookie = now.pages ? r2_image_cookie(&now) + a.new_schema : r2_image_cookie(image);
     }
+    if (!rc) rc = r2_local_stamp(l, &out->stamp, e);
+    if (!rc) r2_state_set_stamp(op->r->state, &out->stamp);
+    if (dirty.map) r2_state_dirty_done(op->r->state, &dirty, applied);
     if (!rc) rc = r2_identity_of(op->r->path, &out->identity, e);
     out->identity.counter = now.pages ? r2_image_counter(&now) + 1 : r2_image_counter(image);
     free(map);
@@ -241,6 +273,7 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     struct r2_replica *r = op->r;
     struct r2_record *k = &r->record;
     struct installed in = {.cookie = r2_image_cookie(image)};
+    struct r2_dirty dirty = {0};
     bool done = false;
     /* the intent first: after a crash the file holds this version or what it held before */
     memset(&k->pending, 0, sizeof k->pending);
@@ -253,8 +286,12 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     /* an empty file is none that is missing: its journal may be a first transaction in progress */
     if (!rc && image->path[0] && access(r->path, F_OK) != 0) {
         in.identity.counter = start_counter(image);
+        in.stamp = (struct r2_stamp){.kind = 1, .counter = in.identity.counter};
         in.seq = atomic_load(&r2_state_live(r->state)->write_seq);
-        rc = link_into_place(op, image, &done);
+        rc = r2_state_take_dirty(r->state, true, &dirty, op->call.err);
+        r2_state_set_stamp(r->state, &in.stamp); /* whoever opens it writes after that */
+        if (!rc) rc = link_into_place(op, image, &done);
+        if (dirty.map) r2_state_dirty_done(r->state, &dirty, done);
         if (!rc && done) rc = r2_identity_of(r->path, &in.identity, op->call.err);
     }
     if (!rc && !done) rc = into_file(op, remote, image, expect, busy_ms, &in);
@@ -273,7 +310,7 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     k->base = remote->v;
     k->base.local_cookie = in.cookie;
     k->area ^= 1;
-    k->layout = R2_LAYOUT_OBJECT;
+    k->layout = remote->layout;
     k->highest_seen = remote->v.version;
     k->conflict_version = 0;
     k->unclean = k->damaged = false;
@@ -290,10 +327,23 @@ enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
 {
     struct r2_image image;
     static const struct r2_expect base_content;
+    enum r2_code rc;
+    if (remote->by_segments && !(expect && expect->image) && !r2_local_absent(op)) {
+        struct r2_log l;
+        rc = r2_pull_segments(op, busy_ms);
+        r2_log_of(op, &l);
+        bool beyond = rc == R2_CORRUPT && r2_log_beyond_damage(&l, &op->r->record.base, remote);
+        if (rc != R2_PRECONDITION && !beyond) return rc;
+        r2_err_clear(op->call.err);
+        op->r->record.verified_ms = 0;
+        rc = beyond ? R2_OK : r2_probe(op, remote);
+        if (rc) return rc;
+    }
     r2_image_init(&image);
     enum r2_relation relation = r2_plan_relation(&op->r->record, remote);
-    enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
+    rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
     if (!rc) rc = r2_fetch(op, remote, false, &image);
+    if (op->ended) remote->successor = true;
     /* what came in between must still be what was decided on */
     if (!rc && r2_plan_relation(&op->r->record, remote) != relation)
         rc =
@@ -313,9 +363,9 @@ static enum r2_code is_clean(struct r2_op *op, bool *clean)
     if (r2_local_absent(op)) return R2_OK;
     enum r2_code rc = r2_identity_of(op->r->path, &now, op->call.err);
     if (rc || !r2_maybe_dirty(op, &now)) return rc;
-    rc = r2_stage(op, false, &s);
+    rc = r2_stage_changes(op, &s);
     *clean = !rc && s.equal;
-    if (*clean) r2_mark_clean(op, s.seq, &s.identity, s.content);
+    if (*clean) r2_staged_is_base(op, &s);
     r2_staged_free(&s);
     return rc;
 }
@@ -391,9 +441,9 @@ enum r2_code r2_replica_refresh(struct r2_replica *r, const struct r2_config *co
     struct r2_op op;
     bool strict = !config->refresh_open && config->refresh_ms == 0;
     int64_t came = r2_boot_ms();
-    bool skip = false;
-    enum r2_code rc = strict ? r2_op_wait(&op, r, false, &skip, e) : r2_op_begin(&op, r, 0, e);
-    if (skip || (rc == R2_BUSY && !strict)) return R2_OK; /* an upload is under way */
+    /* while an upload is under way, too: it may lose against a version that this one must see */
+    enum r2_code rc = strict ? r2_op_wait(&op, r, true, NULL, e) : r2_op_begin(&op, r, 0, e);
+    if (rc == R2_BUSY && !strict) return R2_OK;
     if (rc) return rc;
     /* a probe that began after this transaction asked is as good as one of its own */
     if (atomic_load(&r->probed_boot_ms) <= came || atomic_load(&r->behind)) {

@@ -21,7 +21,7 @@ static enum r2_code look_at_bytes(struct r2_op *op, struct r2_remote *remote)
     struct r2_replica *r = op->r;
     const struct r2_version *base = &r->record.base;
     struct r2_image image;
-    if (!remote->exists || !base->version || !base->etag[0] ||
+    if (!remote->exists || remote->by_segments || !base->version || !base->etag[0] ||
         strcmp(base->etag, remote->v.etag) == 0 || !r2_plan_says_same(base, remote))
         return R2_OK;
     r2_image_init(&image);
@@ -35,13 +35,40 @@ static enum r2_code look_at_bytes(struct r2_op *op, struct r2_remote *remote)
     return R2_OK;
 }
 
+static bool on_any(void *ctx, const char *key, uint64_t size, int64_t modified_ms)
+{
+    (void)key, (void)size, (void)modified_ms;
+    *(bool *)ctx = true;
+    return false;
+}
+
+/* Nothing stands at KEY: was there a database? Asked once, before a new one begins. */
+static enum r2_code look_for_log(struct r2_op *op, bool *found)
+{
+    struct r2_replica *r = op->r;
+    char prefix[R2_LOG_KEY];
+    if (r->record.pending.kind == R2_PENDING_PUSH) return R2_OK; /* we have begun one */
+    snprintf(prefix, sizeof prefix, "%s-log/", r->config.key);
+    return r->store->ops->list(r->store, &op->call, prefix, NULL, on_any, found);
+}
+
 enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out)
 {
     struct r2_replica *r = op->r;
     struct r2_record *k = &r->record;
+    struct r2_log l;
+    enum r2_code rc;
     atomic_store(&r->probed_boot_ms, r2_boot_ms());
-    int64_t asked_ms = r2_now_ms();
-    enum r2_code rc = r2_layout_object.probe(r->store, &op->call, r->config.key, out);
+    if (r2_in_log(k)) {
+        r2_log_of(op, &l);
+        rc = r2_log_probe(&l, &k->base, out);
+        r2_log_done(op, &l);
+    } else {
+        rc = r2_layout_object.probe(r->store, &op->call, r->config.key, out);
+        if (!rc) k->verified_ms = op->call.signed_ms;
+        if (!rc && !out->exists && !k->base.version && r->config.layout == R2_LAYOUT_LOG)
+            rc = look_for_log(op, &out->headless);
+    }
     if (rc) {
         atomic_store(&r->probed_boot_ms, 0);
         return r2_wrap(op->call.err, "cannot ask %s for its version", r->config.url);
@@ -49,7 +76,6 @@ enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out)
     atomic_store(&r->remote_version, out->exists ? out->v.version : 0);
     bool ours = out->exists && out->has_lineage && memcmp(out->v.lineage, k->base.lineage, 16) == 0;
     if (ours && out->v.version > k->highest_seen) k->highest_seen = out->v.version;
-    k->verified_ms = asked_ms;
     return look_at_bytes(op, out);
 }
 
@@ -78,6 +104,8 @@ static void pending_landed(struct r2_op *op, const struct r2_remote *seen)
     bool newest = seen->exists && seen->v.version == p->v.version;
     (void)r2_strcpy(k->base.etag, sizeof k->base.etag, newest ? seen->v.etag : "");
     k->area ^= 1;
+    k->layout = p->layout;
+    if (k->layout == R2_LAYOUT_LOG && k->base.etag[0]) k->snapshot = p->v.version, k->log_bytes = 0;
     k->clean_seq = p->seq; /* the identity is left as it was: the next look compares */
     if (k->highest_seen < p->v.version) k->highest_seen = p->v.version;
     atomic_fetch_add(&op->r->pushes, 1);
@@ -116,6 +144,7 @@ static enum r2_code earlier_landed(struct r2_op *op, struct r2_remote *seen)
                                  op->call.err);
     if (!rc) {
         k->base = seen->v;
+        k->layout = seen->layout;
         k->base.local_cookie = ~r2_image_cookie(&image); /* unknown: the next version bumps it */
         k->area ^= 1;
         k->clean_seq = UINT64_MAX; /* never equal: dirty */
@@ -124,14 +153,39 @@ static enum r2_code earlier_landed(struct r2_op *op, struct r2_remote *seen)
     return rc;
 }
 
+bool r2_pending_unjudged(const struct r2_pending *p)
+{
+    return p->kind == R2_PENDING_PUSH && p->exact && p->tries && !p->try[p->tries - 1].gone;
+}
+
+/* Whether the file holds what a COMMIT sent is asked once, before anybody writes on top of it. */
+static enum r2_code judge(struct r2_op *op)
+{
+    struct r2_pending *p = &op->r->record.pending;
+    bool holds;
+    if (!r2_pending_unjudged(p)) return R2_OK;
+    enum r2_code rc = r2_holds_pending(op, &holds);
+    if (rc) return rc;
+    p->exact = false;
+    p->try[p->tries - 1].gone = !holds;
+    op->continues = op->continues || holds;
+    return r2_op_save(op);
+}
+
 enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved)
 {
     struct r2_record *k = &op->r->record;
     uint32_t which = 0;
+    uint64_t before = k->base.version;
     enum r2_code rc = R2_OK;
     *moved = false;
     if (k->pending.kind != R2_PENDING_PUSH) return R2_OK;
-    switch (r2_layout_maker(seen, &k->pending, &which)) {
+    rc = judge(op);
+    if (rc) return rc;
+    enum r2_maker maker = r2_layout_maker(seen, &k->pending, &which);
+    bool ours = maker == R2_MAKER_LATEST || maker == R2_MAKER_EARLIER;
+    if (ours && k->pending.try[which].gone) maker = R2_MAKER_OTHER; /* nothing here holds it */
+    switch (maker) {
     case R2_MAKER_NOBODY:
         return R2_OK; /* it may still land: the doubt stays */
     case R2_MAKER_LATEST:
@@ -156,49 +210,71 @@ enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved)
     if (rc) return rc;
     k->pending.kind = R2_PENDING_NONE;
     *moved = true;
-    return r2_op_save(op);
+    rc = r2_op_save(op);
+    /* what was seen is our own segment, and perhaps not the last one */
+    return rc || k->base.version == before || !r2_in_log(k) ? rc : r2_probe(op, seen);
 }
 
-/* Fill the pending push and make it durable, before anything is sent. */
-static enum r2_code intend(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over)
+static bool has_lineage(const struct r2_version *v)
+{
+    static const uint8_t none[16];
+    return v && memcmp(v->lineage, none, 16) != 0;
+}
+
+enum r2_code r2_next_try(struct r2_op *op, struct r2_version *v, const struct r2_version *base,
+                         const char *over_etag)
 {
     struct r2_record *k = &op->r->record;
     struct r2_pending *p = &k->pending;
-    struct r2_version v = {.version = over->version,
-                           .page_size = s->image.page_size,
-                           .pages = s->image.pages,
-                           .local_cookie = r2_image_cookie(&s->image)};
-    static const uint8_t none[16];
-    bool again = p->kind == R2_PENDING_PUSH && p->v.version == v.version &&
-                 strcmp(p->over_etag, over->etag) == 0;
-    r2_image_next_header(&s->image, over->base, v.version, v.header);
-    enum r2_code rc = r2_image_set_fields(&s->image, v.header, op->call.err);
-    if (rc) return rc;
-    v.checksum = r2_image_checksum(&s->image);
+    bool again = p->kind == R2_PENDING_PUSH && p->v.version == v->version &&
+                 strcmp(p->over_etag, over_etag) == 0;
     if (!again) memset(p, 0, sizeof *p);
     struct r2_try *t = p->tries ? &p->try[p->tries - 1] : NULL;
-    if (!t || t->checksum != v.checksum) { /* another content: a nonce of its own */
+    if (!t || t->checksum != v->checksum) { /* another content: a nonce of its own */
         if (p->tries == R2_TRIES_MAX)
             return r2_fail(op->call.err, R2_UNKNOWN,
                            "version %" PRIu64
                            " of %s was tried %d times without an answer; nothing "
                            "more is sent until the remote says which of them it took",
-                           v.version, k->url, R2_TRIES_MAX);
+                           v->version, k->url, R2_TRIES_MAX);
         t = &p->try[p->tries++];
+        op->new_try = true;
         t->nonce = r2_random64();
-        t->checksum = v.checksum;
-        if (over->base && memcmp(over->base->lineage, none, 16) != 0)
-            memcpy(t->lineage, over->base->lineage, 16);
+        t->checksum = v->checksum;
+        if (has_lineage(base))
+            memcpy(t->lineage, base->lineage, 16);
         else
             r2_random(t->lineage, 16);
     }
-    memcpy(v.lineage, t->lineage, 16);
-    r2_recent_prepend(over->base ? over->base->recent : "", v.version, t->nonce, v.recent);
+    t->gone = false;
+    memcpy(v->lineage, t->lineage, 16);
+    r2_recent_prepend(base ? base->recent : "", v->version, t->nonce, v->recent);
     p->kind = R2_PENDING_PUSH;
-    p->v = v;
-    p->seq = s->seq;
+    p->v = *v;
+    p->layout = has_lineage(base) ? k->layout : op->r->config.layout;
     p->doubt = again; /* only what was sent before can be in doubt for the layout */
-    (void)r2_strcpy(p->over_etag, sizeof p->over_etag, over->etag);
+    (void)r2_strcpy(p->over_etag, sizeof p->over_etag, over_etag);
+    return R2_OK;
+}
+
+/* Fill the pending push and make it durable, before anything is sent. */
+static enum r2_code intend(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,
+                           bool exact)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_version v = {.version = over->version,
+                           .page_size = s->image.page_size,
+                           .pages = s->image.pages,
+                           .local_cookie = r2_image_cookie(&s->image)};
+    r2_image_next_header(&s->image, over->base, v.version, v.header);
+    enum r2_code rc = r2_image_set_fields(&s->image, v.header, op->call.err);
+    if (rc) return rc;
+    v.checksum = r2_image_checksum(&s->image);
+    rc = r2_next_try(op, &v, over->base, over->etag);
+    if (rc) return rc;
+    k->pending.seq = s->seq;
+    k->pending.exact = exact;
+    if (over->layout) k->pending.layout = *over->layout;
     if (!k->base.version) { /* so that a crash can tell that it is still this file */
         memset(&k->identity, 0, sizeof k->identity);
         k->identity.dev = s->identity.dev;
@@ -220,12 +296,16 @@ static enum r2_code unknown_outcome(struct r2_op *op)
 }
 
 /* The layout said no. What is left of the intent? */
-static enum r2_code push_failed(struct r2_op *op, enum r2_code rc, struct r2_remote *seen,
-                                enum r2_maker maker, uint64_t *version)
+enum r2_code r2_push_failed(struct r2_op *op, enum r2_code rc, struct r2_remote *seen,
+                            enum r2_maker maker, uint64_t *version)
 {
     struct r2_record *k = &op->r->record;
     struct r2_pending *p = &k->pending;
     if (rc == R2_UNKNOWN) return unknown_outcome(op);
+    uint32_t which;
+    if (rc == R2_CONFLICT && maker == R2_MAKER_EARLIER &&
+        r2_layout_maker(seen, p, &which) == R2_MAKER_EARLIER && p->try[which].gone)
+        maker = R2_MAKER_OTHER; /* it was rolled back here */
     if (rc == R2_CONFLICT && maker == R2_MAKER_EARLIER) {
         bool moved;
         op->continues = true;
@@ -243,56 +323,83 @@ static enum r2_code push_failed(struct r2_op *op, enum r2_code rc, struct r2_rem
     }
     /* it certainly did not happen; contents tried before it may still be in doubt */
     struct r2_err why = *op->call.err;
-    if (!p->doubt) p->kind = R2_PENDING_NONE;
+    if (!p->doubt) {
+        p->kind = R2_PENDING_NONE;
+    } else if (op->new_try && p->tries > 1) { /* only this operation sent it */
+        p->tries--;
+        p->v.checksum = p->try[p->tries - 1].checksum; /* whose page checksums are not kept */
+    }
     (void)r2_op_save(op);
     *op->call.err = why;
     return r2_wrap(op->call.err, "cannot push version %" PRIu64 " of %s", p->v.version, k->url);
 }
 
+enum r2_code r2_not_damaged(struct r2_op *op)
+{
+    if (!op->r->record.damaged) return R2_OK;
+    return r2_fail(op->call.err, R2_CORRUPT,
+                   "%s failed PRAGMA quick_check after an unclean end and is not pushed; repair "
+                   "it, or take the remote's content with SELECT r2_resolve('remote')",
+                   op->r->path);
+}
+
+enum r2_code r2_send_image(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,
+                           bool exact, struct r2_remote *seen, enum r2_maker *maker)
+{
+    struct r2_replica *r = op->r;
+    struct r2_record *k = &r->record;
+    *maker = R2_MAKER_NOBODY;
+    enum r2_code rc = intend(op, s, over, exact);
+    if (rc) return rc;
+    struct r2_push push = {.pending = &k->pending,
+                           .image = &s->image,
+                           .size = (uint64_t)s->image.pages * s->image.page_size,
+                           .layout = k->pending.layout};
+    r2_op_time(op);
+    atomic_store(&r2_state_live(r->state)->uploading, 1);
+    rc = r2_layout_object.push(r->store, &op->call, r->config.key, &push, seen, maker);
+    atomic_store(&r2_state_live(r->state)->uploading, 0);
+    if (!rc) k->verified_ms = k->headed_ms = op->call.signed_ms;
+    return rc;
+}
+
 enum r2_code r2_push_staged(struct r2_op *op, struct r2_staged *s, const struct r2_push_over *over,
+                            uint64_t *version)
+{
+    struct r2_remote seen;
+    enum r2_maker maker;
+    enum r2_code rc = r2_not_damaged(op);
+    if (rc) return rc;
+    rc = r2_send_image(op, s, over, false, &seen, &maker);
+    if (rc) return r2_push_failed(op, rc, &seen, maker, version);
+    return r2_push_landed(op, s, &seen, version);
+}
+
+enum r2_code r2_push_landed(struct r2_op *op, struct r2_staged *s, const struct r2_remote *seen,
                             uint64_t *version)
 {
     struct r2_replica *r = op->r;
     struct r2_record *k = &r->record;
-    struct r2_remote seen;
-    enum r2_maker maker = R2_MAKER_NOBODY;
-    if (k->damaged)
-        return r2_fail(
-            op->call.err, R2_CORRUPT,
-            "%s failed PRAGMA quick_check after an unclean end and is not pushed; repair "
-            "it, or take the remote's content with SELECT r2_resolve('remote')",
-            r->path);
-    enum r2_code rc = intend(op, s, over);
-    if (rc) return rc;
-    struct r2_push push = {.pending = &k->pending,
-                           .image = &s->image,
-                           .size = (uint64_t)s->image.pages * s->image.page_size};
-    int64_t asked_ms = r2_now_ms();
-    r2_op_time(op);
-    atomic_store(&r2_state_live(r->state)->uploading, 1);
-    rc = r2_layout_object.push(r->store, &op->call, r->config.key, &push, &seen, &maker);
-    atomic_store(&r2_state_live(r->state)->uploading, 0);
-    if (rc) return push_failed(op, rc, &seen, maker, version);
-    pending_landed(op, &seen);
+    pending_landed(op, seen);
     k->pending.kind = R2_PENDING_NONE;
     k->conflict_version = 0;
     atomic_store(&r->in_conflict, false);
-    k->verified_ms = asked_ms;
-    r2_mark_clean(op, s->seq, &s->identity, s->content);
+    r2_staged_is_base(op, s);
     /* unchanged since it was staged? then the look at it is as fresh as now */
     struct r2_identity now;
     if (r2_identity_of(r->path, &now, op->call.err) == R2_OK) {
         now.counter = s->identity.counter;
         int64_t taken = now.taken_ms;
         now.taken_ms = s->identity.taken_ms;
-        if (memcmp(&now, &s->identity, sizeof now) == 0) k->identity.taken_ms = taken;
+        if (memcmp(&now, &s->identity, sizeof now) == 0 && taken > k->identity.taken_ms)
+            k->identity.taken_ms = taken;
     }
     r2_err_clear(op->call.err);
-    atomic_store(&r->remote_version, seen.v.version);
+    atomic_store(&r->remote_version, seen->v.version);
     *version = k->base.version;
-    rc = r2_op_save(op);
+    r2_checkpoint_soon(op);
     /* it is in the remote; an unsaved record is settled by its intent, which was saved */
-    if (rc) {
+    if (r2_op_save(op)) {
         r2_log_err(r, op->call.err);
         r2_err_clear(op->call.err);
     }
@@ -306,7 +413,7 @@ static enum r2_code look_first(struct r2_op *op)
     struct r2_remote seen;
     bool moved;
     enum r2_code rc = r2_finish_pull(op);
-    bool hidden = k->base.version && !k->base.etag[0];
+    bool hidden = k->base.version && !k->base.etag[0] && !r2_in_log(k);
     /* with a conflict known, the small question comes before the large body */
     bool lost = !op->known; /* the state file was deleted while the database was open */
     if (rc || (k->pending.kind != R2_PENDING_PUSH && !hidden && !k->conflict_version && !lost))
@@ -325,7 +432,7 @@ static enum r2_code look_first(struct r2_op *op)
     if (relation == R2_REL_FIRST) rc = r2_take_if_equal(op, &seen, &equal);
     if (rc || equal) return rc;
     struct r2_staged s;
-    rc = r2_stage(op, false, &s); /* nothing of ours above the base: then it is no conflict */
+    rc = r2_stage_changes(op, &s); /* nothing of ours above the base: then it is no conflict */
     equal = s.equal;
     r2_staged_free(&s);
     if (rc || (equal && relation == R2_REL_NEWER)) return rc;
@@ -360,6 +467,8 @@ static enum r2_code push_next(struct r2_op *op, struct r2_staged *s, uint64_t *v
                        "; an empty file is not "
                        "pushed: close it, delete it and open it again to get the remote's content",
                        op->r->path, k->base.version);
+    /* in the log what it replaces stays reachable as long as any version */
+    if (s->by_changes) return r2_push_changes(op, s, version);
     enum r2_code rc = keep_base(op);
     return rc ? rc : r2_push_staged(op, s, &over, version);
 }
@@ -371,19 +480,23 @@ enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version)
     enum r2_code rc = look_first(op);
     if (rc) return rc;
     *version = k->base.version;
-    /* nobody of ours wrote: most likely it is base's, and needs no copy beside it */
-    bool wrote = atomic_load(&r2_state_live(op->r->state)->write_seq) != k->clean_seq;
-    rc = r2_stage(op, wrote || !k->base.version || k->pending.kind == R2_PENDING_PUSH, &s);
-    if (!rc && !s.equal && s.image.fd < 0) {
-        r2_staged_free(&s);
-        rc = r2_stage(op, true, &s);
+    if (r2_in_log(k)) {
+        rc = r2_stage_changes(op, &s);
+    } else {
+        /* nobody of ours wrote: most likely it is base's, and needs no copy beside it */
+        bool wrote = atomic_load(&r2_state_live(op->r->state)->write_seq) != k->clean_seq;
+        rc = r2_stage(op, wrote || !k->base.version || k->pending.kind == R2_PENDING_PUSH, &s);
+        if (!rc && !s.equal && s.image.fd < 0) {
+            r2_staged_free(&s);
+            rc = r2_stage(op, true, &s);
+        }
     }
     if (rc == R2_MISSING) { /* no file: nothing to push */
         r2_err_clear(op->call.err);
         rc = R2_OK;
     } else if (!rc && s.equal && k->pending.kind != R2_PENDING_PUSH) {
         bool news = k->clean_seq != s.seq || !r2_identity_same(&k->identity, &s.identity);
-        r2_mark_clean(op, s.seq, &s.identity, s.content);
+        r2_staged_is_base(op, &s);
         if (news) rc = r2_op_save(op);
     } else if (!rc) {
         /* equal too, while another content is in doubt: base's must be pushed after that one */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "buf.h"
+#include "log_list.h"
 #include "ltx.h"
 #include "os.h"
 
@@ -143,8 +144,30 @@ enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool ke
     return rc;
 }
 
-/* The remote's content, kept as a fork before something else takes its place. */
-static enum r2_code keep_remote(struct r2_op *op, struct r2_remote *remote)
+/* The local content becomes a change on top of the remote's: as if somebody had committed it there.
+ */
+static enum r2_code rebase_on(struct r2_op *op, const struct r2_remote *remote,
+                              const struct r2_image *image)
+{
+    struct r2_record *k = &op->r->record;
+    enum r2_code rc =
+        r2_state_write_sums(op->r->state, k->area ^ 1, 1, image->pages, image->sums, op->call.err);
+    if (rc) return rc;
+    k->base = remote->v;
+    k->base.local_cookie = UINT32_MAX; /* the next version's cookie is one that nobody has met */
+    k->layout = remote->layout;
+    k->area ^= 1;
+    k->clean_seq = UINT64_MAX; /* never equal: dirty */
+    k->pending.kind = R2_PENDING_NONE;
+    k->conflict_version = 0;
+    if (k->highest_seen < remote->v.version) k->highest_seen = remote->v.version;
+    r2_state_unseen(op->r->state);
+    return r2_op_save(op);
+}
+
+/* The remote's content, kept as a fork before something else takes its place. `rebase`: the local
+ * file goes on from it. */
+static enum r2_code keep_remote(struct r2_op *op, struct r2_remote *remote, bool rebase)
 {
     struct r2_image image;
     r2_image_init(&image);
@@ -152,25 +175,30 @@ static enum r2_code keep_remote(struct r2_op *op, struct r2_remote *remote)
     if (!rc) rc = r2_fetch(op, remote, false, &image);
     if (!rc && image.pages)
         rc = r2_fork_image(op, &image, remote->v.version);
-    else if (rc == R2_CORRUPT)
+    else if (rc == R2_CORRUPT && !rebase)
         rc = fork_damaged(op, &image, remote);
+    if (!rc && rebase) rc = rebase_on(op, remote, &image);
     r2_image_free(&image);
     return rc;
 }
 
 enum r2_code r2_keep_base(struct r2_op *op, struct r2_remote *remote)
 {
-    char key[R2_KEY_BYTES + 128], lineage[33];
+    char key[R2_KEY_BYTES + 128];
     struct r2_image image;
+    bool in_log = remote->layout == R2_LAYOUT_LOG;
     r2_image_init(&image);
-    r2_lineage_text(op->r->record.base.lineage, lineage);
-    snprintf(key, sizeof key, "%s-log/%.8s/%016" PRIx64 ".db", op->r->config.key, lineage,
-             remote->v.version);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", false, op->call.err);
     if (!rc) rc = r2_fetch(op, remote, true, &image);
+    if (!rc && in_log) /* a log's own past goes with the retention; this stays (a restore) */
+        snprintf(key, sizeof key, "%s-forks/%" PRIu64 "-%016" PRIx64 "-%016" PRIx64 ".db",
+                 op->r->config.key, remote->v.version, op->r->record.writer,
+                 r2_image_checksum(&image));
+    else if (!rc)
+        r2_log_key(op->r->config.key, op->r->record.base.lineage, remote->v.version, ".db", key);
     if (!rc)
-        rc = keep_bytes(op, key, image.fd, remote->size, r2_image_checksum(&image),
-                        remote->v.version);
+        rc = keep_bytes(op, key, image.fd, (uint64_t)image.pages * image.page_size,
+                        r2_image_checksum(&image), remote->v.version);
     r2_image_free(&image);
     if (!rc)
         r2_note(op->r, "%s was changed without r2vfs; version %" PRIu64 " was kept as %s%s",
@@ -183,10 +211,20 @@ static enum r2_code local_wins(struct r2_op *op, struct r2_remote *remote, uint6
     struct r2_record *k = &op->r->record;
     struct r2_staged s;
     uint64_t top = k->base.version > k->highest_seen ? k->base.version : k->highest_seen;
-    enum r2_code rc = remote->exists ? keep_remote(op, remote) : R2_OK;
+    enum r2_relation relation = r2_plan_relation(k, remote);
+    bool in_log = remote->exists ? remote->layout == R2_LAYOUT_LOG : r2_in_log(k);
+    if (in_log && remote->exists && relation != R2_REL_OLDER && relation != R2_REL_ALTERED) {
+        enum r2_code on_top = keep_remote(op, remote, true); /* a segment like any other */
+        return on_top ? on_top : r2_push_if_dirty(op, version);
+    }
+    enum r2_code rc = remote->exists ? keep_remote(op, remote, false) : R2_OK;
+    /* the log there does not fit what was seen of it: a new lineage in its place */
+    if (!rc && in_log && remote->exists)
+        rc = r2_layout_object.probe(op->r->store, &op->call, op->r->config.key, remote);
     if (rc) return rc;
     if (remote->exists && remote->v.version > top) top = remote->v.version; /* as just fetched */
     struct r2_version over_base = k->base; /* journal mode, cookie, lineage go on from here */
+    if (in_log) memset(over_base.lineage, 0, sizeof over_base.lineage);
     (void)r2_strcpy(over_base.recent, sizeof over_base.recent,
                     remote->exists ? remote->v.recent : k->base.recent);
     k->pending.kind = R2_PENDING_NONE; /* what it tried is either the remote's now, or can no longer
@@ -225,7 +263,7 @@ static enum r2_code remote_wins(struct r2_op *op, struct r2_remote *remote, uint
             k->url);
     if (!nothing_local) {
         struct r2_staged s;
-        rc = r2_stage(op, false, &s);
+        rc = r2_stage_changes(op, &s);
         equal = s.equal;
         r2_staged_free(&s);
     }
@@ -289,6 +327,16 @@ enum r2_code r2_replica_version(struct r2_replica *r, uint64_t *version, struct 
     return R2_OK;
 }
 
+/* Versions without a gap after *ctx. */
+static bool on_entry(void *ctx, const struct r2_log_entry *entry)
+{
+    uint64_t *version = ctx;
+    if (entry->kind != R2_LOG_SEGMENT) return true;
+    if (entry->version != *version + 1) return false;
+    *version = entry->version;
+    return true;
+}
+
 enum r2_code r2_replica_remote_version(struct r2_replica *r, uint64_t *version, struct r2_err *e)
 {
     struct r2_op op;
@@ -297,6 +345,12 @@ enum r2_code r2_replica_remote_version(struct r2_replica *r, uint64_t *version, 
     if (rc) return rc;
     rc = r2_probe(&op, &remote);
     *version = !rc && remote.exists ? remote.v.version : 0;
+    if (!rc && remote.by_segments) { /* there is one more at least: count them */
+        struct r2_log l;
+        r2_log_of(&op, &l);
+        rc = r2_log_list(&l, remote.v.lineage, remote.v.version, on_entry, version);
+        atomic_store(&r->remote_version, *version);
+    }
     r2_op_end(&op);
     if (rc) r2_log_err(r, e);
     return rc;

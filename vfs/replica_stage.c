@@ -6,15 +6,31 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "buf.h"
 #include "os.h"
 
+enum { SEALED_MS = 60000 }; /* no clock of a file system is that coarse */
+
 void r2_staged_free(struct r2_staged *s)
 {
+    if (s->dirty.map) r2_state_dirty_done(s->state, &s->dirty, false);
+    r2_diff_free(&s->loose);
+    if (s->by_changes) r2_changes_free(&s->changes);
     r2_image_free(&s->image);
+}
+
+void r2_staged_is_base(struct r2_op *op, struct r2_staged *s)
+{
+    r2_mark_clean(op, s->seq, &s->identity, s->content);
+    for (uint32_t n = 1; s->equal && s->loose.pages && n <= s->image.pages; n++)
+        if (s->loose.map[(n - 1) / 8] >> (n - 1) % 8 & 1) r2_state_mark_loose(s->state, n);
+    r2_state_dirty_done(s->state, &s->dirty, true);
+    /* every page was compared: from here on strangers show again */
+    if (s->strange) r2_state_set_stamp(s->state, &s->stamp);
 }
 
 /* Is the content base's? A rollback may have left free-list leaves that are not: loose pages. */
@@ -26,8 +42,59 @@ static enum r2_code compare_with_base(struct r2_op *op, struct r2_local *l, stru
     enum r2_code rc =
         r2_image_compare(&s->image, &k->base, op->r->state, k->area, &d, op->call.err);
     if (!rc && !d.shape) rc = r2_image_only_loose(&s->image, &d, l, &s->equal, op->call.err);
-    r2_diff_free(&d);
+    if (s->equal)
+        s->loose = d;
+    else
+        r2_diff_free(&d);
     return rc;
+}
+
+bool r2_in_log(const struct r2_record *k)
+{
+    return k->base.version && k->layout == R2_LAYOUT_LOG;
+}
+
+/* Read what may differ. */
+static enum r2_code find_changes(struct r2_op *op, struct r2_local *l, struct r2_staged *s)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_source from = r2_source_of(l);
+    struct r2_changes *c = &s->changes;
+    struct r2_err *e = op->call.err;
+    if (s->strange) s->dirty.complete = false;
+    enum r2_code rc =
+        r2_changes_find(c, &from, &k->base, s->state, k->area, &s->dirty, op->r->path, e);
+    s->image.page_size = c->patch.page_size;
+    s->image.pages = c->patch.pages;
+    if (!rc && c->page1) {
+        if (!(s->image.page1 = malloc(c->patch.page_size)))
+            return r2_fail(e, R2_NOMEM, "out of memory");
+        memcpy(s->image.page1, c->page1, c->patch.page_size);
+        s->identity.counter = r2_image_counter(&s->image);
+    }
+    return rc ? rc : r2_changes_only_loose(c, &from, &s->loose, &s->equal, e);
+}
+
+/* Another file, or, in the rollback modes, one that was copied over it: its change counter may be
+ * the one that we know all the same. */
+static bool changed_by_others(struct r2_op *op, const struct r2_staged *s)
+{
+    const struct r2_identity *then = &op->r->record.identity, *now = &s->identity;
+    if (then->dev != now->dev || then->ino != now->ino) return true;
+    return s->stamp.kind == 1 && s->seq == op->r->record.clean_seq &&
+           (then->size != now->size || then->mtime_ns != now->mtime_ns ||
+            then->ctime_ns != now->ctime_ns);
+}
+
+/* The next open shall know the file again, however shortly before it was written. */
+static void settle_identity(struct r2_op *op, struct r2_local *l, struct r2_staged *s)
+{
+    struct r2_identity id;
+    if (r2_state_sealed(s->state, &s->identity))
+        s->identity.taken_ms += SEALED_MS;
+    else if (op->closing && !r2_local_is_wal(l) && !r2_identity_same(&s->identity, &s->identity) &&
+             r2_identity_seal(op->r->path, &id))
+        s->identity = id;
 }
 
 static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged *out)
@@ -52,25 +119,37 @@ static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged
         }
     }
     if (!rc) k->unclean = false;
-    if (!rc) rc = r2_image_scan(&out->image, l, e);
-    if (!rc) {
+    if (!rc) rc = r2_local_stamp(l, &out->stamp, e);
+    out->strange =
+        !rc && (!r2_continues(op->r, &out->stamp, &out->identity) || changed_by_others(op, out));
+    if (!rc) settle_identity(op, l, out);
+    if (!rc && out->by_changes) {
+        rc = find_changes(op, l, out);
+    } else if (!rc && !(rc = r2_image_scan(&out->image, l, e))) {
         out->identity.counter = r2_image_counter(&out->image);
         out->content = r2_image_content(&out->image);
         rc = compare_with_base(op, l, out);
     }
+    /* what a push makes of it becomes the base: a power loss must not take it back */
+    if (!rc && !out->equal) rc = r2_local_sync(l, e);
     enum r2_code end = r2_local_end(l, e);
     return rc ? rc : end;
 }
 
-enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out)
+static enum r2_code stage_it(struct r2_op *op, bool keep_bytes, bool by_changes,
+                             struct r2_staged *out)
 {
     struct r2_local *l = NULL;
     struct r2_record *k = &op->r->record;
     enum r2_code rc = R2_OK;
     memset(out, 0, sizeof *out);
     r2_image_init(&out->image);
+    out->changes.patch.fd = -1;
+    out->by_changes = by_changes;
+    out->state = op->r->state;
     out->seq = atomic_load(&r2_state_live(op->r->state)->write_seq);
-    if (keep_bytes)
+    rc = r2_state_take_dirty(out->state, false, &out->dirty, op->call.err);
+    if (!rc && keep_bytes)
         rc = r2_image_create(&out->image, op->r->path, "-r2-stage", false, op->call.err);
     if (!rc) rc = r2_local_open(op->r->path, op->busy_ms, &l, op->call.err);
     bool was_unclean = k->unclean, was_damaged = k->damaged;
@@ -80,6 +159,16 @@ enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out)
     if (!rc && (k->unclean != was_unclean || k->damaged != was_damaged)) rc = r2_op_save(op);
     op->unreadable = rc == R2_CORRUPT;
     return rc ? r2_wrap(op->call.err, "cannot read %s", op->r->path) : R2_OK;
+}
+
+enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out)
+{
+    return stage_it(op, keep_bytes, false, out);
+}
+
+enum r2_code r2_stage_changes(struct r2_op *op, struct r2_staged *out)
+{
+    return stage_it(op, false, r2_in_log(&op->r->record), out);
 }
 
 /* ---- what a file is when nobody vouches for it ---- */
@@ -152,6 +241,17 @@ static bool holds_pending(struct r2_op *op, const struct r2_staged *s)
     return !rc && !d.shape && d.pages == 0;
 }
 
+enum r2_code r2_holds_pending(struct r2_op *op, bool *yes)
+{
+    struct r2_staged s;
+    enum r2_code rc = r2_stage(op, false, &s);
+    *yes = !rc && holds_pending(op, &s);
+    r2_staged_free(&s);
+    if (rc != R2_MISSING) return rc;
+    r2_err_clear(op->call.err);
+    return R2_OK;
+}
+
 /* A pull that was cut short: the file holds the new version, the old one, or was written since. */
 static void finish_pull(struct r2_op *op, struct r2_staged *s)
 {
@@ -174,7 +274,7 @@ enum r2_code r2_finish_pull(struct r2_op *op)
         rc = R2_OK;
     else if (!rc)
         finish_pull(op, &s);
-    if (!rc && s.equal) r2_mark_clean(op, s.seq, &s.identity, s.content);
+    if (!rc && s.equal) r2_staged_is_base(op, &s);
     op->r->record.pending.kind = rc ? R2_PENDING_PULL : R2_PENDING_NONE;
     r2_staged_free(&s);
     return rc ? rc : r2_op_save(op);
@@ -222,10 +322,10 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
     /* killed between SQLite's commit and our mark: one further */
     if (!rc && mark && !mark->wal_frames) op->continues = s.identity.counter - mark->counter <= 1;
     if (!rc && k->pending.kind == R2_PENDING_PULL) finish_pull(op, &s);
-    if (!rc && first && k->pending.kind == R2_PENDING_PUSH && !op->continues)
+    if (!rc && first && k->pending.kind == R2_PENDING_PUSH && (k->pending.exact || !op->continues))
         op->continues = holds_pending(op, &s);
     if (!rc && s.equal && !(op->continues && k->pending.kind == R2_PENDING_PUSH)) {
-        r2_mark_clean(op, s.seq, &s.identity, s.content);
+        r2_staged_is_base(op, &s);
         rc = r2_op_save(op);
         *kind = R2_LOCAL_CLEAN;
     } else if (!rc) {
@@ -242,6 +342,24 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
 enum r2_code r2_look_closer(struct r2_op *op, enum r2_local_kind *kind)
 {
     return examine(op, false, NULL, kind);
+}
+
+/* Do the maps tell what was written since the file was last looked at? Not what nobody marked. */
+static void trust_maps(struct r2_op *op, bool first, bool wrote, const struct r2_identity *now)
+{
+    struct r2_replica *r = op->r;
+    struct r2_record *k = &r->record;
+    struct r2_live *live = r2_state_live(r->state);
+    bool left = k->left_seq && k->left_seq == atomic_load(&live->write_seq) &&
+                r2_identity_same(&k->left, now);
+    if (wrote ? first && !(left && same_boot(live))
+              : !r2_identity_same(&k->identity, now) && !r2_state_sealed(r->state, now))
+        r2_state_unseen(r->state);
+    /* a log that nobody had open starts to count anew: `looked` takes the stamp's place */
+    if (first && live->stamp.kind == 2) r2_state_set_stamp(r->state, NULL);
+    pthread_mutex_lock(&r->note);
+    r->looked = *now;
+    pthread_mutex_unlock(&r->note);
 }
 
 enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *kind)
@@ -263,6 +381,7 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
     enum r2_code rc = r2_identity_of(r->path, &now, op->call.err);
     if (rc) return rc;
     bool wrote = atomic_load(&live->write_seq) != k->clean_seq;
+    trust_maps(op, first, wrote, &now);
     if (k->pending.kind == R2_PENDING_NONE && !r2_maybe_dirty(op, &now)) {
         *kind = R2_LOCAL_CLEAN;
         return R2_OK;

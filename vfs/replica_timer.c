@@ -39,6 +39,7 @@ static void push_if_due(struct r2_replica *r, void *ctx)
     int64_t every = atomic_load(&r->timer_ms), last = atomic_load(&r->pushed_boot_ms);
     uint64_t version;
     struct r2_err e;
+    r2_checkpoint_if_due(r);
     if (!every) return;
     round->wanted = true;
     if (!last) atomic_store(&r->pushed_boot_ms, last = round->now);

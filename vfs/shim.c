@@ -17,6 +17,7 @@
 
 #include "local.h"
 #include "os.h"
+#include "shim_past.h"
 
 SQLITE_EXTENSION_INIT3
 
@@ -171,6 +172,14 @@ static int open_main(const char *name, struct r2_file *p, int flags, int *out_fl
         sqlite3_free(config);
         return parent->xOpen(parent, name, &p->base, flags, out_flags);
     }
+    if (!why && (config->version || config->at_given)) {
+        why = r2_shim_open_past(name, config, &p->base, flags, out_flags, &e);
+        if (!why) {
+            sqlite3_free(config);
+            return SQLITE_OK;
+        }
+        memset(p, 0, sizeof *p);
+    }
     if (!why && config->sync == R2_SYNC_TIMER && !sqlite3_threadsafe())
         why = r2_fail(&e, R2_CONFIG, "sync=N needs a SQLite that is built thread-safe");
     if (!why) why = r2_replica_attach(name, config, &p->replica, &e);
@@ -222,6 +231,35 @@ static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int fl
     return parent->xOpen(parent, name, f, flags, out_flags);
 }
 
+/* Is the database at `path` open with cache=shared? */
+static bool is_shared(const char *path)
+{
+    pthread_mutex_lock(&main_lock);
+    struct r2_file *p = mains;
+    for (; p; p = p->next) {
+        const char *cache = sqlite3_uri_parameter(p->name, "cache");
+        if (cache && strcmp(cache, "shared") == 0 && strcmp(p->name, path) == 0) break;
+    }
+    pthread_mutex_unlock(&main_lock);
+    return p != NULL;
+}
+
+/* Does SQLite's open of this name ask for an earlier version with cache=shared? It hands
+ * xFullPathname the name with the URI's parameters behind it, as it does xOpen. Others might not:
+ * so this is looked at only when it matters (is_shared), and forward only, unlike
+ * sqlite3_uri_parameter(). */
+static bool names_past(const char *name)
+{
+    bool past = false, shared = false;
+    for (const char *p = name + strlen(name) + 1; *p;) {
+        const char *value = p + strlen(p) + 1;
+        past = past || ((strcmp(p, "version") == 0 || strcmp(p, "at") == 0) && *value);
+        shared = shared || (strcmp(p, "cache") == 0 && strcmp(value, "shared") == 0);
+        p = value + strlen(value) + 1;
+    }
+    return past && shared;
+}
+
 /* ---- the rest is the parent's ---- */
 
 static int shim_delete(sqlite3_vfs *vfs, const char *name, int sync_folder)
@@ -239,7 +277,16 @@ static int shim_access(sqlite3_vfs *vfs, const char *name, int flags, int *out)
 static int shim_full_path(sqlite3_vfs *vfs, const char *name, int room, char *out)
 {
     (void)vfs;
-    return parent->xFullPathname(parent, name, room, out);
+    int rc = parent->xFullPathname(parent, name, room, out);
+    /* cache=shared finds what has the same path, without an xOpen: not for an earlier version */
+    if ((rc == SQLITE_OK || rc == SQLITE_OK_SYMLINK) && is_shared(out) && names_past(name)) {
+        struct r2_err e;
+        r2_fail(&e, R2_CONFIG, R2_PAST_SHARED);
+        r2_wrap(&e, "cannot open %s", out);
+        r2_shim_report(NULL, &e, "at open");
+        rc = SQLITE_CANTOPEN;
+    }
+    return rc;
 }
 
 static void *shim_dl_open(sqlite3_vfs *vfs, const char *name)

@@ -26,8 +26,20 @@ struct r2_file {
     bool touched;               /* main database: pages written since the last commit or unlock */
     bool committed;             /* main database: and they were committed */
     bool wrote;                 /* main database: ever */
+    struct r2_commit *commit;   /* main database: pushed, and not committed locally yet */
+    bool reserved;              /* main database: SQLite has had RESERVED: a transaction writes */
+    bool kept;                  /* main database: no lock was given back since the last commit */
+    bool to_wal;                /* main database: PRAGMA journal_mode=WAL was the last pragma */
+    sqlite3 **db;               /* main database: where SQLite keeps whose it is; or NULL */
+    uint32_t old_change;        /* main database: WAL's count of commits before the transaction */
+    uint32_t old_counter;       /* main database: change counter before the transaction */
+    struct r2_marks marks;      /* main database: pages of the transaction that writes */
+    uint32_t page_size;         /* main database: as it was last written with; 0: not known */
+    void volatile *shm;         /* main database: the first piece of the wal-index; or NULL */
     struct r2_mark mark;        /* main database: how the commit in progress will look */
     sqlite3_int64 frame_at;     /* -wal: offset of the last committing frame header; 0: none */
+    uint32_t wal_page;          /* -wal: its page size; 0: not known yet */
+    struct r2_frames *frames;   /* -wal: sync=commit: of the transaction in progress; or NULL */
 };
 
 /* io_methods for a main database and a -wal, of the parent's iVersion (1..3). */
@@ -38,6 +50,25 @@ struct r2_file *r2_shim_file(sqlite3_file *f);
 /* A main database is open under p->name, until it is forgotten: its -wal finds it by that. */
 void r2_shim_remember(struct r2_file *p);
 void r2_shim_forget(struct r2_file *p);
+
+/* ---- sync=commit: shim_commit.c ---- */
+
+/* A transaction is about to write its first page (`in_wal`: to the -wal): may sync=commit do that?
+ */
+int r2_commit_begin(struct r2_file *p, bool in_wal);
+/* WAL: nothing of the -wal is this transaction's yet. */
+void r2_frames_begin(struct r2_file *w);
+/* Rollback modes: SQLite is about to sync the main file. Pushes if that is a commit. */
+int r2_commit_rollback(struct r2_file *p);
+/* WAL: in place of a write to the -wal. */
+int r2_commit_wal_write(struct r2_file *w, const void *from, int n, sqlite3_int64 at);
+/* The transaction is over. */
+void r2_commit_end(struct r2_file *p, bool committed);
+/* After the push SQLite could not write: what to say instead of `rc`. */
+int r2_commit_half(struct r2_file *p, int rc);
+/* What sync=commit refuses: SQLITE_OK or a sentence. */
+int r2_commit_pragma(struct r2_file *p, const char *name, const char *value, char **sentence);
+void r2_frames_free(struct r2_file *w);
 
 /* Register the VFS "r2vfs" around the platform's default; idempotent. */
 int r2_shim_register(bool make_default, char **message);

@@ -32,16 +32,25 @@ static sqlite3_file *real_of(sqlite3_file *f)
 
 /* Before the first page of a transaction changes. A state file that cannot be written would make a
  * later crash look clean: then the write fails. */
-static int touch(struct r2_file *p)
+static int touch(struct r2_file *p, bool in_wal)
 {
     struct r2_err e;
-    if (p->touched || r2_replica_foreign(p->replica)) return SQLITE_OK;
-    enum r2_code rc = r2_replica_touch(p->replica, &e);
+    if (p->touched) return SQLITE_OK;
+    if (p->config->sync == R2_SYNC_COMMIT) {
+        int refused = r2_commit_begin(p, in_wal);
+        if (refused) return refused;
+    }
+    if (r2_replica_foreign(p->replica)) return SQLITE_OK;
+    enum r2_code rc = r2_replica_touch(p->replica, &p->marks, &e);
     if (rc) {
         r2_log_err(p->replica, &e);
         return SQLITE_IOERR_WRITE;
     }
     p->touched = p->wrote = true;
+    uint8_t counter[4] = {0};
+    if (p->config->sync == R2_SYNC_COMMIT && !p->has_shm)
+        (void)p->real->pMethods->xRead(p->real, counter, 4, 24);
+    p->old_counter = r2_get32(counter);
     return SQLITE_OK;
 }
 
@@ -70,13 +79,45 @@ static int begin(struct r2_file *p)
     return rc == R2_BUSY ? SQLITE_BUSY : rc ? SQLITE_IOERR_LOCK : SQLITE_OK;
 }
 
+/* The wal-index header, under the write lock: see apply_int.h for all of it. */
+static bool wal_stamp(const struct r2_file *p, struct r2_stamp *out)
+{
+    uint32_t word[12];
+    if (!p->shm) return false;
+    memcpy(word, (const void *)p->shm, sizeof word);
+    *out = (struct r2_stamp){.kind = 2,
+                             .change = word[2],
+                             .frames = word[4],
+                             .cksum = {word[6], word[7]},
+                             .salt = {word[8], word[9]}};
+    return true;
+}
+
+/* How a commit left the file. */
+static void leave_stamp(struct r2_file *p)
+{
+    struct r2_stamp now = {.kind = 1, .counter = p->mark.counter};
+    if (!p->has_shm || wal_stamp(p, &now))
+        r2_replica_left(p->replica, &now);
+    else
+        r2_replica_unseen(p->replica);
+}
+
 /* A transaction that wrote is over. A committed one leaves its mark. */
 static void end_of_write(struct r2_file *p)
 {
+    bool committed = p->committed;
+    struct r2_stamp now; /* a frame that is in the log is no commit before the wal-index says so */
+    if (committed && wal_stamp(p, &now) && now.change == p->old_change)
+        committed = p->committed = false;
     if (p->touched && !r2_replica_foreign(p->replica)) {
-        if (p->committed) r2_replica_committed(p->replica, &p->mark);
-        r2_replica_ended(p->replica);
+        if (p->committed) {
+            leave_stamp(p);
+            r2_replica_committed(p->replica, &p->mark);
+        }
+        r2_replica_ended(p->replica, &p->marks);
     }
+    if (p->commit) r2_commit_end(p, committed);
     p->touched = p->committed = false;
 }
 
@@ -91,6 +132,7 @@ static int main_close(sqlite3_file *f)
     if (r2_replica_close(p->replica, p->config, p->wrote, &e))
         r2_shim_report(p->replica, &e, "at close");
     r2_shim_forget(p);
+    r2_marks_free(&p->marks);
     r2_replica_detach(p->replica);
     sqlite3_free(p->config);
     return rc;
@@ -102,33 +144,59 @@ static int main_read(sqlite3_file *f, void *to, int n, sqlite3_int64 at)
     return real->pMethods->xRead(real, to, n, at);
 }
 
+/* Is the counter that this transaction gives the one after the last commit that we know of? A
+ * rollback writes the old one back. */
+static void found_counter(struct r2_file *p)
+{
+    struct r2_stamp now = {.kind = 1, .counter = p->mark.counter};
+    r2_replica_found(p->replica, &now, true);
+}
+
+/* SQLite writes whole pages to the main file. */
+static void mark_written(struct r2_file *p, int n, sqlite3_int64 at)
+{
+    if (!p->touched) return; /* not ours: a forked child */
+    if (n < 512 || n > 65536 || n & (n - 1) || at % n) {
+        r2_replica_unseen(p->replica);
+        return;
+    }
+    p->page_size = (uint32_t)n;
+    r2_replica_mark_page(p->replica, &p->marks, (uint32_t)(at / n) + 1);
+}
+
 static int main_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
 {
     struct r2_file *p = file_of(f);
     r2_replica_count_write(p->replica);
     if (!p->has_shm) {
-        int rc = touch(p);
+        int rc = touch(p, false);
         if (rc) return rc;
+        mark_written(p, n, at);
         if (at == 0 && n >= R2_HEADER) {
             memset(&p->mark, 0, sizeof p->mark);
             p->mark.counter = r2_get32((const uint8_t *)from + 24);
+            if (p->touched) found_counter(p);
         }
     }
-    return p->real->pMethods->xWrite(p->real, from, n, at);
+    return r2_commit_half(p, p->real->pMethods->xWrite(p->real, from, n, at));
 }
 
 static int main_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
     struct r2_file *p = file_of(f);
-    int rc = p->has_shm ? SQLITE_OK : touch(p);
-    return rc ? rc : p->real->pMethods->xTruncate(p->real, size);
+    int rc = p->has_shm ? SQLITE_OK : touch(p, false);
+    /* too low does no harm */
+    if (!rc && p->touched)
+        r2_replica_mark_size(p->replica, &p->marks,
+                             (uint32_t)(size / (p->page_size ? p->page_size : 65536)));
+    return rc ? rc : r2_commit_half(p, p->real->pMethods->xTruncate(p->real, size));
 }
 
 static int main_sync(sqlite3_file *f, int flags)
 {
     struct r2_file *p = file_of(f);
     r2_replica_count_sync(p->replica);
-    return p->real->pMethods->xSync(p->real, flags);
+    return r2_commit_half(p, p->real->pMethods->xSync(p->real, flags));
 }
 
 static int main_file_size(sqlite3_file *f, sqlite3_int64 *size)
@@ -148,6 +216,7 @@ static int main_lock(sqlite3_file *f, int level)
     if (level > SQLITE_LOCK_SHARED && refuse_if_barred(p)) return SQLITE_CANTOPEN;
     int rc = p->real->pMethods->xLock(p->real, level);
     if (rc == SQLITE_OK && level > p->lock) p->lock = level;
+    if (rc == SQLITE_OK && level == SQLITE_LOCK_RESERVED) p->reserved = true;
     return rc;
 }
 
@@ -157,6 +226,7 @@ static int main_unlock(sqlite3_file *f, int level)
     int rc = p->real->pMethods->xUnlock(p->real, level);
     if (level < p->lock) p->lock = level;
     if (level <= SQLITE_LOCK_SHARED && !p->has_shm) end_of_write(p);
+    if (level <= SQLITE_LOCK_SHARED) p->reserved = p->kept = false;
     return rc;
 }
 
@@ -169,7 +239,12 @@ static int main_check_reserved(sqlite3_file *f, int *out)
 static int pragma(struct r2_file *p, char **args)
 {
     char text[R2_ERR_TEXT];
-    if (!args[1] || sqlite3_stricmp(args[1], "r2_last_error") != 0) return SQLITE_NOTFOUND;
+    if (!args[1]) return SQLITE_NOTFOUND;
+    if (p->config->sync == R2_SYNC_COMMIT) {
+        int rc = r2_commit_pragma(p, args[1], args[2], &args[0]);
+        if (rc) return rc;
+    }
+    if (sqlite3_stricmp(args[1], "r2_last_error") != 0) return SQLITE_NOTFOUND;
     r2_replica_last_error(p->replica, text, sizeof text);
     args[0] = sqlite3_mprintf("%s", text);
     return args[0] ? SQLITE_OK : SQLITE_NOMEM;
@@ -183,9 +258,15 @@ static int main_control(sqlite3_file *f, int op, void *arg)
         if (rc != SQLITE_NOTFOUND) return rc;
     }
     if (op == SQLITE_FCNTL_COMMIT_PHASETWO) {
-        if (!p->has_shm) p->committed = true;
+        if (!p->has_shm) p->committed = p->kept = true;
+        p->to_wal = false;
         end_of_write(p);
     }
+    if (op == SQLITE_FCNTL_SYNC && p->touched && p->config->sync == R2_SYNC_COMMIT) {
+        int rc = r2_commit_rollback(p);
+        if (rc) return rc;
+    }
+    if (op == SQLITE_FCNTL_PDB) p->db = arg;
     int rc = p->real->pMethods->xFileControl(p->real, op, arg);
     if (op == SQLITE_FCNTL_VFSNAME && rc == SQLITE_OK) {
         char **name = arg;
@@ -210,7 +291,9 @@ static int main_shm_map(sqlite3_file *f, int region, int size, int extend, void 
 {
     struct r2_file *p = file_of(f);
     p->has_shm = true;
-    return p->real->pMethods->xShmMap(p->real, region, size, extend, out);
+    int rc = p->real->pMethods->xShmMap(p->real, region, size, extend, out);
+    if (region == 0 && rc == SQLITE_OK) p->shm = *out;
+    return rc;
 }
 
 static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
@@ -227,7 +310,14 @@ static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
     /* before the lock goes, so that no other writer marks its commit at the same time */
     if (write_slot && flags & SQLITE_SHM_UNLOCK) end_of_write(p);
     int rc = p->real->pMethods->xShmLock(p->real, slot, n, flags);
-    if (rc == SQLITE_OK && write_slot) p->wal_write = (flags & SQLITE_SHM_LOCK) != 0;
+    if (rc == SQLITE_OK && write_slot) {
+        struct r2_stamp now;
+        p->wal_write = (flags & SQLITE_SHM_LOCK) != 0;
+        if (p->wal_write && !r2_replica_foreign(p->replica) && wal_stamp(p, &now)) {
+            r2_replica_found(p->replica, &now, false);
+            p->old_change = now.change;
+        }
+    }
     return rc;
 }
 
@@ -240,7 +330,12 @@ static void main_shm_barrier(sqlite3_file *f)
 static int main_shm_unmap(sqlite3_file *f, int delete)
 {
     struct r2_file *p = file_of(f);
+    struct r2_stamp now;
+    if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE && !r2_replica_foreign(p->replica) &&
+        wal_stamp(p, &now))
+        r2_replica_folded(p->replica, &now);
     p->has_shm = false;
+    p->shm = NULL;
     return p->real->pMethods->xShmUnmap(p->real, delete);
 }
 
@@ -261,6 +356,7 @@ static int main_unfetch(sqlite3_file *f, sqlite3_int64 at, void *page)
 static int wal_close(sqlite3_file *f)
 {
     sqlite3_file *real = real_of(f);
+    r2_frames_free(file_of(f));
     return real->pMethods ? real->pMethods->xClose(real) : SQLITE_OK;
 }
 
@@ -288,13 +384,42 @@ static void watch_frames(struct r2_file *w, const uint8_t *from, int n, sqlite3_
         (uint32_t)((w->frame_at - R2_WAL_HEADER) / (R2_WAL_FRAME_HEADER + m->wal_page)) + 1;
 }
 
+/* Mark the page of a frame whose header is written. What SQLite pads a sector with repeats the
+ * commit's frame, in pieces of any size. */
+static void mark_frame(struct r2_file *w, const uint8_t *from, int n, sqlite3_int64 at)
+{
+    struct r2_file *p = w->main;
+    uint8_t page_size[4];
+    if (!p->touched) return;
+    if (at == 0 && n == R2_WAL_HEADER)
+        w->wal_page = r2_get32(from + 8);
+    else if (!w->wal_page && w->real->pMethods->xRead(w->real, page_size, 4, 8) == SQLITE_OK)
+        w->wal_page = r2_get32(page_size);
+    if (w->wal_page < 512 || w->wal_page > 65536) {
+        w->wal_page = 0;
+        r2_replica_unseen(p->replica);
+        return;
+    }
+    if (n != R2_WAL_FRAME_HEADER || at < R2_WAL_HEADER ||
+        (at - R2_WAL_HEADER) % (R2_WAL_FRAME_HEADER + w->wal_page))
+        return;
+    uint32_t pgno = r2_get32(from), pages = r2_get32(from + 4);
+    if (pgno) r2_replica_mark_page(p->replica, &p->marks, pgno);
+    if (pages) r2_replica_mark_size(p->replica, &p->marks, pages);
+}
+
 static int wal_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
 {
     struct r2_file *w = file_of(f);
     r2_replica_count_write(w->main->replica);
-    int rc = touch(w->main);
+    bool first = !w->main->touched;
+    int rc = touch(w->main, true);
     if (rc) return rc;
+    if (first) r2_frames_begin(w);
+    mark_frame(w, from, n, at);
     watch_frames(w, from, n, at);
+    if (w->main->config->sync == R2_SYNC_COMMIT && w->main->touched)
+        return r2_commit_wal_write(w, from, n, at);
     return w->real->pMethods->xWrite(w->real, from, n, at);
 }
 

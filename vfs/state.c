@@ -1,5 +1,5 @@
 /* state.c - see state.h. */
-#include "state.h"
+#include "state_int.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,19 +11,13 @@
 #include <unistd.h>
 
 #include "buf.h"
+#include "ltx.h"
 #include "os.h"
 
-enum { OP_BYTE = 0x40000000, USERS_BYTE = 0x40000001 };
+enum { OP_BYTE = 0x40000000, USERS_BYTE = 0x40000001, TEND_BYTE = 0x40000002 };
 
 /* A change within the clock's tick after a look would not move mtime: see r2_identity_same. */
 enum { TICK_MS = 20, COARSE_TICK_MS = 2000 };
-
-struct r2_state {
-    char path[PATH_MAX];
-    int fd;
-    struct r2_live *_Atomic live; /* mapped; replaced, never unmapped while in use */
-    bool joined;                  /* holds USERS */
-};
 
 static enum r2_code map_file(struct r2_state *s, struct r2_err *e)
 {
@@ -35,8 +29,8 @@ static enum r2_code map_file(struct r2_state *s, struct r2_err *e)
         return r2_fail(e, R2_IO, "the state file %s is not a regular file", s->path);
     }
     /* grow only: another process may be doing the same */
-    if (st.st_size < R2_STATE_SUMS_AT) {
-        int rc = posix_fallocate(fd, 0, R2_STATE_SUMS_AT);
+    if (st.st_size < R2_STATE_BLOCKS_AT) {
+        int rc = posix_fallocate(fd, 0, R2_STATE_BLOCKS_AT);
         if (rc != 0) {
             r2_os.close(fd);
             return r2_fail_errno(e, rc, "make room in the state file %s", s->path);
@@ -51,6 +45,7 @@ static enum r2_code map_file(struct r2_state *s, struct r2_err *e)
     }
     s->fd = fd;
     s->joined = false;
+    r2_state_drop_maps(s);
     atomic_store(&s->live, (struct r2_live *)at);
     return R2_OK;
 }
@@ -59,6 +54,7 @@ enum r2_code r2_state_open(const char *db_path, struct r2_state **out, struct r2
 {
     struct r2_state *s = calloc(1, sizeof *s);
     if (!s) return r2_fail(e, R2_NOMEM, "out of memory");
+    pthread_mutex_init(&s->mapping, NULL);
     int n = snprintf(s->path, sizeof s->path, "%s-r2", db_path);
     enum r2_code rc = n > 0 && (size_t)n < sizeof s->path
                           ? map_file(s, e)
@@ -74,7 +70,9 @@ void r2_state_close(struct r2_state *s)
 {
     if (!s) return;
     munmap(atomic_load(&s->live), R2_STATE_LIVE);
+    r2_state_unmap_maps(s);
     r2_os.close(s->fd);
+    pthread_mutex_destroy(&s->mapping);
     free(s);
 }
 
@@ -88,6 +86,7 @@ void r2_state_forget(struct r2_state *s)
     r2_os.close(s->fd);
     s->fd = -1;
     munmap(atomic_exchange(&s->live, &nobodys), R2_STATE_LIVE);
+    r2_state_unmap_maps(s);
 }
 
 /* Is the descriptor still the file that the path names? */
@@ -95,7 +94,7 @@ static bool still_there(const struct r2_state *s)
 {
     struct stat mine, named;
     return fstat(s->fd, &mine) == 0 && stat(s->path, &named) == 0 && mine.st_dev == named.st_dev &&
-           mine.st_ino == named.st_ino && mine.st_size >= R2_STATE_SUMS_AT;
+           mine.st_ino == named.st_ino && mine.st_size >= R2_STATE_BLOCKS_AT;
 }
 
 enum r2_code r2_state_lock(struct r2_state *s, int64_t wait_ms, bool *anew, struct r2_err *e)
@@ -133,6 +132,16 @@ void r2_state_unlock(struct r2_state *s)
     r2_unlock_byte(s->fd, OP_BYTE);
 }
 
+bool r2_state_tend(struct r2_state *s)
+{
+    return r2_lock_byte(s->fd, TEND_BYTE, true, 0);
+}
+
+void r2_state_tended(struct r2_state *s)
+{
+    r2_unlock_byte(s->fd, TEND_BYTE);
+}
+
 void r2_state_join(struct r2_state *s, bool *alone)
 {
     *alone = r2_lock_byte(s->fd, USERS_BYTE, true, 0);
@@ -146,8 +155,8 @@ void r2_state_join_others(struct r2_state *s)
 
 static uint64_t sums_at(uint8_t area, uint32_t index)
 {
-    uint64_t block = index / R2_SUMS_PER_BLOCK, in = index % R2_SUMS_PER_BLOCK;
-    return R2_STATE_SUMS_AT + (block * 2 + area) * (R2_SUMS_PER_BLOCK * 8) + in * 8;
+    uint64_t in = index % R2_BLOCK_PAGES, of_area = (uint64_t)area * R2_BLOCK_PAGES;
+    return r2_block_at(index / R2_BLOCK_PAGES) + R2_BLOCK_MAPS + (of_area + in) * 8;
 }
 
 /* A file that was cut short has the record, but not what the record speaks of. */
@@ -213,7 +222,7 @@ enum r2_code r2_state_save(struct r2_state *s, struct r2_record *r, struct r2_er
 /* Runs of checksums that lie side by side in the file. */
 static uint32_t run_from(uint32_t index, uint32_t left)
 {
-    uint32_t run = R2_SUMS_PER_BLOCK - index % R2_SUMS_PER_BLOCK;
+    uint32_t run = R2_BLOCK_PAGES - index % R2_BLOCK_PAGES;
     return run < left ? run : left;
 }
 
@@ -232,6 +241,7 @@ enum r2_code r2_state_read_sums(struct r2_state *s, uint8_t area, uint32_t first
 enum r2_code r2_state_write_sums(struct r2_state *s, uint8_t area, uint32_t first, uint32_t count,
                                  const uint64_t *from, struct r2_err *e)
 {
+    atomic_store(&r2_state_live(s)->level, 0); /* before: a crash leaves them different */
     for (uint32_t index = first - 1; count;) {
         uint32_t run = run_from(index, count);
         enum r2_code rc = r2_write_at(s->fd, from, run * 8u, sums_at(area, index), e);
@@ -241,14 +251,48 @@ enum r2_code r2_state_write_sums(struct r2_state *s, uint8_t area, uint32_t firs
     return R2_OK;
 }
 
+static uint64_t level_token(uint8_t area, uint64_t version)
+{
+    uint8_t boot[16];
+    r2_boot_id(boot);
+    uint64_t crc = r2_crc64(0, boot, sizeof boot);
+    return r2_crc64(r2_crc64(crc, &version, sizeof version), &area, 1) | 1;
+}
+
+void r2_state_is_level(struct r2_state *s, uint8_t area, uint64_t version)
+{
+    atomic_store(&r2_state_live(s)->level, level_token(area, version));
+}
+
+enum r2_code r2_state_level(struct r2_state *s, uint8_t from, uint64_t version, uint32_t pages,
+                            struct r2_err *e)
+{
+    enum { RUN = 8192 };
+    if (atomic_load(&r2_state_live(s)->level) == level_token(from, version)) return R2_OK;
+    uint64_t *sums = malloc(RUN * sizeof *sums);
+    enum r2_code rc = sums ? R2_OK : r2_fail(e, R2_NOMEM, "out of memory");
+    for (uint32_t done = 0; !rc && done < pages;) {
+        uint32_t run = pages - done < RUN ? pages - done : RUN;
+        rc = r2_state_read_sums(s, from, done + 1, run, sums, e);
+        if (!rc) rc = r2_state_write_sums(s, from ^ 1, done + 1, run, sums, e);
+        done += run;
+    }
+    free(sums);
+    return rc;
+}
+
 /* A file cut short under the mapping (an old copy put back in place) would end the host with
  * SIGBUS: make it long enough again. What was in it is noticed by its record and the file's
  * identity. */
 struct r2_live *r2_state_live(struct r2_state *s)
 {
     struct stat st;
-    if (fstat(s->fd, &st) == 0 && st.st_size < R2_STATE_SUMS_AT)
-        (void)posix_fallocate(s->fd, 0, R2_STATE_SUMS_AT);
+    uint64_t needed = atomic_load(&s->needed);
+    if (fstat(s->fd, &st) == 0 && (uint64_t)st.st_size < needed) {
+        atomic_fetch_add(&atomic_load(&s->live)->unseen, 1); /* the maps were in what is gone */
+        (void)posix_fallocate(s->fd, 0, R2_STATE_BLOCKS_AT);
+        (void)posix_fallocate(s->fd, (off_t)needed - 1, 1);
+    }
     return atomic_load(&s->live);
 }
 
@@ -256,7 +300,8 @@ enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e)
 {
     struct r2_live *live = r2_state_live(s);
     uint64_t before = atomic_fetch_add(&live->write_seq, 1);
-    atomic_store(&live->writing, 1);
+    /* one writes at a time: whoever is still there died, and may have left pages unmarked */
+    if (atomic_exchange(&live->writing, before + 1)) atomic_fetch_add(&live->unseen, 1);
     if (before != atomic_load(&live->clean_seq)) return R2_OK;
     r2_boot_id(live->boot_id);
     if (msync(live, R2_STATE_LIVE, MS_SYNC) == 0) return R2_OK;
@@ -264,12 +309,6 @@ enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e)
     uint64_t mine = before + 1; /* the next one must try again */
     atomic_compare_exchange_strong(&live->write_seq, &mine, before);
     return r2_fail_errno(e, err, "sync the state file %s", s->path);
-}
-
-void r2_state_ended(struct r2_state *s)
-{
-    struct r2_live *live = atomic_load(&s->live); /* its length was checked by r2_state_touch */
-    atomic_store(&live->writing, 0);
 }
 
 void r2_state_committed(struct r2_state *s, const struct r2_mark *mark)
@@ -336,11 +375,28 @@ static bool settled(int64_t mtime_ns, int64_t taken_ms)
     return mtime_ns / 1000000 + tick_ms < taken_ms;
 }
 
-bool r2_identity_same(const struct r2_identity *then, const struct r2_identity *now)
+bool r2_identity_seal(const char *db_path, struct r2_identity *out)
+{
+    struct timespec now[2] = {{.tv_nsec = UTIME_OMIT}};
+    struct r2_err ignored;
+    clock_gettime(CLOCK_REALTIME, &now[1]);
+    now[1].tv_nsec |= 1; /* kept by file systems that keep nanoseconds, and only by them */
+    if (utimensat(AT_FDCWD, db_path, now, 0) != 0 ||
+        r2_identity_of(db_path, out, &ignored) != R2_OK || out->mtime_ns != ns_of(now[1]))
+        return false;
+    out->taken_ms += COARSE_TICK_MS;
+    return true;
+}
+
+bool r2_identity_equal(const struct r2_identity *then, const struct r2_identity *now)
 {
     return then->dev == now->dev && then->ino == now->ino && then->size == now->size &&
            then->mtime_ns == now->mtime_ns && then->ctime_ns == now->ctime_ns &&
-           then->wal_size == now->wal_size && then->wal_mtime_ns == now->wal_mtime_ns &&
-           settled(then->mtime_ns, then->taken_ms) &&
+           then->wal_size == now->wal_size && then->wal_mtime_ns == now->wal_mtime_ns;
+}
+
+bool r2_identity_same(const struct r2_identity *then, const struct r2_identity *now)
+{
+    return r2_identity_equal(then, now) && settled(then->mtime_ns, then->taken_ms) &&
            (!then->wal_size || settled(then->wal_mtime_ns, then->taken_ms));
 }

@@ -1,6 +1,6 @@
 /* state_codec.c - the state file's record as bytes.
  *
- *   0      8   "r2vfs\0\0\1": magic and format number
+ *   0      8   "r2vfs\0\0\2": magic and format number
  *   8      8   u64 CRC-64/GO-ISO of bytes 16..12287
  *   16     8   byte order mark: u64 0x0102030405060708 in the order of live page and checksums
  *   24     ..  the fields below, one after the other, in the order of walk():
@@ -15,7 +15,7 @@
 #include "buf.h"
 #include "ltx.h"
 
-static const uint8_t magic[8] = {'r', '2', 'v', 'f', 's', 0, 0, 1};
+static const uint8_t magic[8] = {'r', '2', 'v', 'f', 's', 0, 0, 2};
 static const uint64_t order_mark = 0x0102030405060708u;
 
 struct cursor {
@@ -130,11 +130,14 @@ static void pending(struct cursor *c, struct r2_pending *p)
     text(c, p->over_etag, sizeof p->over_etag);
     u64(c, &p->seq);
     p->doubt = small(c, p->doubt, 1) != 0;
+    p->exact = small(c, p->exact, 1) != 0;
+    p->layout = (enum r2_layout_kind)small(c, p->layout, R2_LAYOUT_LOG);
     p->tries = small(c, p->tries, R2_TRIES_MAX);
     for (uint32_t i = 0; i < p->tries && !c->failed; i++) {
         u64(c, &p->try[i].nonce);
         u64(c, &p->try[i].checksum);
         bytes(c, p->try[i].lineage, sizeof p->try[i].lineage);
+        p->try[i].gone = small(c, p->try[i].gone, 1) != 0;
     }
 }
 
@@ -146,6 +149,8 @@ static void walk(struct cursor *c, struct r2_record *r)
     u64(c, &r->writer);
     u64(c, &r->highest_seen);
     i64(c, &r->verified_ms);
+    u64(c, &r->snapshot);
+    i64(c, &r->headed_ms);
     r->area = (uint8_t)small(c, r->area, 1);
     version(c, &r->base);
     u64(c, &r->clean_seq);
@@ -160,11 +165,15 @@ static void walk(struct cursor *c, struct r2_record *r)
     r->held = small(c, r->held, R2_HELD_MAX);
     for (uint32_t i = 0; i < r->held && !c->failed; i++)
         u64(c, &r->held_content[i]);
+    u64(c, &r->log_bytes);
+    u64(c, &r->tended);
+    i64(c, &r->based_ms);
+    i64(c, &r->collected_ms);
 }
 
 /* The longest record fits its slot: texts, arrays and fixed fields (twice a version). */
 _Static_assert(2 * (R2_ETAG_BYTES + R2_RECENT_BYTES + R2_HEADER + 80) + R2_URL_BYTES +
-                       R2_ETAG_BYTES + 32 * R2_TRIES_MAX + 8 * R2_HELD_MAX + 600 <
+                       R2_ETAG_BYTES + 36 * R2_TRIES_MAX + 8 * R2_HELD_MAX + 640 <
                    R2_STATE_SLOT - 24,
                "record too long for its slot");
 

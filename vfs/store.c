@@ -1,7 +1,10 @@
-/* store.c - what both kinds of store share: metadata, the table of kinds, the log of requests. */
+/* store.c - what both kinds of store share: metadata, the table of kinds, the gate for writers that
+ * are not fresh, several requests at once, the log of requests. */
 #include "store.h"
+#include "os.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,6 +91,92 @@ enum r2_code r2_store_open(const struct r2_config *config, struct r2_store **out
     return r2_fail(e, R2_CONFIG,
                    "no remote is configured: set the URI parameter remote, "
                    "for example remote=s3://BUCKET/KEY or remote=file:///DIR/KEY");
+}
+
+/* ---- what both check ---- */
+
+enum r2_code r2_store_check_copy(const char *from, const char *if_match, const char *to,
+                                 struct r2_err *e)
+{
+    if (if_match && !if_match[0])
+        return r2_fail(e, R2_REFUSED, "a copy with If-Match needs an ETag");
+    if (strcmp(from, to) == 0)
+        return r2_fail(e, R2_REFUSED, "%s cannot be copied onto itself", from);
+    return R2_OK;
+}
+
+bool r2_store_stale(const struct r2_call *call, int64_t signed_ms)
+{
+    enum { STALE_MS = 3600 * 1000 };
+    int64_t until = call->fresh_until_ms;
+    if (!until || (signed_ms < until && signed_ms >= until - STALE_MS)) return false;
+    r2_fail(call->err, R2_STALE,
+            "the remote was looked at too long ago, or this machine's clock was changed since, so "
+            "that it was not sent (again); try again");
+    return true;
+}
+
+/* ---- several at once ---- */
+
+struct crew {
+    const struct r2_call *call;
+    uint64_t count;
+    r2_store_part_fn fn;
+    void *ctx;
+    int64_t budget_ms;
+    _Atomic uint64_t next;
+    pthread_mutex_t lock;
+    enum r2_code code; /* the first failure */
+    struct r2_err *e;
+};
+
+static void *worker(void *ctx)
+{
+    struct crew *c = ctx;
+    for (;;) {
+        struct r2_err err;
+        struct r2_call call = *c->call;
+        uint64_t i = atomic_fetch_add(&c->next, 1);
+        if (i >= c->count) return NULL;
+        r2_err_clear(&err);
+        call.err = &err;
+        /* each part has the whole time: a large transfer may take longer than one time-out */
+        int64_t until = r2_boot_ms() + c->budget_ms;
+        if (until > call.deadline_ms) call.deadline_ms = until;
+        enum r2_code code = c->fn(c->ctx, &call, i);
+        if (!code) continue;
+        pthread_mutex_lock(&c->lock);
+        if (!c->code) {
+            c->code = code;
+            if (c->e) *c->e = err;
+        }
+        pthread_mutex_unlock(&c->lock);
+        atomic_store(&c->next, c->count);
+        return NULL;
+    }
+}
+
+enum r2_code r2_store_parallel(const struct r2_call *call, unsigned at_once, uint64_t count,
+                               r2_store_part_fn fn, void *ctx, struct r2_err *e)
+{
+    struct crew c = {.call = call, .count = count, .fn = fn, .ctx = ctx, .e = e};
+    pthread_t threads[R2_STORE_AT_ONCE];
+    unsigned n = 0;
+    sigset_t all, old;
+    if (at_once > R2_STORE_AT_ONCE) at_once = R2_STORE_AT_ONCE;
+    c.budget_ms = call->deadline_ms - r2_boot_ms();
+    pthread_mutex_init(&c.lock, NULL);
+    /* the host's signals are for its own threads */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    while (n + 1 < at_once && n + 1 < count && pthread_create(&threads[n], NULL, worker, &c) == 0)
+        n++;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    worker(&c); /* this thread works too, alone if no other could be had */
+    while (n)
+        pthread_join(threads[--n], NULL);
+    pthread_mutex_destroy(&c.lock);
+    return c.code;
 }
 
 /* ---- the last requests of this process ---- */

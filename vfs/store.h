@@ -6,9 +6,11 @@
  *   R2_OK            done; for a put: the object is there as sent
  *   R2_MISSING       404: no such object (or bucket: the sentence says which)
  *   R2_PRECONDITION  412: the condition did not hold; nothing was changed BY THIS ATTEMPT
- *   R2_UNKNOWN       put and delete only: an attempt got no answer (cut connection, time-out, 500,
- *                    502, 504), so it may have happened, or may still happen. A conditional put is
- *                    never repeated after that by the store: the layout looks first.
+ *   R2_UNKNOWN       put, copy and delete only: an attempt got no answer (cut connection, time-out,
+ *                    500, 502, 504), so it may have happened, or may still happen. A conditional
+ *                    put is never repeated after that by the store: the layout looks first.
+ *   R2_STALE         put, copy and delete only: not sent, because it would have been signed outside
+ *                    of the time that call->fresh_until_ms allows; nothing was changed
  *   R2_UNREACHABLE   nothing was changed: no connection, or 429/503 until the deadline
  *   R2_DENIED        401/403
  *   R2_CORRUPT       the answer does not fit its own headers (short body, no ETag, HTML page)
@@ -46,9 +48,11 @@ bool r2_meta_get(const struct r2_meta *m, const char *name, char *out, size_t ro
 struct r2_object {
     char etag[R2_ETAG_BYTES]; /* with its quotes, as answered */
     uint64_t size;            /* bytes of the whole object, also after a ranged get */
-    int64_t modified_ms;      /* Last-Modified, ms since 1970; 0 when not told */
+    int64_t modified_ms;      /* Last-Modified, ms since 1970; 0 when not told (as by puts) */
     struct r2_meta meta;
 };
+
+#define R2_COPY_BYTES ((uint64_t)5 << 30) /* the largest object that S3 copies in one request */
 
 /* What to send: memory, or a region of a file (read with pread, from several threads). */
 struct r2_body {
@@ -76,7 +80,26 @@ struct r2_call {
     struct r2_traffic *traffic; /* may be NULL */
     bool progress;              /* show progress of long transfers on a terminal */
     struct r2_err *err;
+    /* A request that changes something is not sent when its signing time is at or after this, or
+     * more than an hour before it: R2_STALE. 0: any may be. Looked at before every attempt, with
+     * that attempt's own time; of a put in parts, before the first and the last request. Times of
+     * signing, ms since 1970, are bounded by the server's clock: it refuses those that are more
+     * than 15 minutes off. (A directory has no such server: there they are this machine's.) */
+    int64_t fresh_until_ms;
+    /* Out, whatever came of it: when the last attempt that was made was signed (0: none was), and
+     * the time from there to the end of its answer, on r2_boot_ms()'s clock. Of several requests:
+     * a put in parts tells the last one's; a listing and a get in ranges tell the first one's
+     * signing, and the time to the end of all. A listing's signed_ms is there for its `fn`. */
+    int64_t signed_ms;
+    int64_t took_ms;
 };
+
+/* R2_REFUSED for what no store copies: an object onto itself, an empty condition. */
+enum r2_code r2_store_check_copy(const char *from, const char *if_match, const char *to,
+                                 struct r2_err *e);
+
+/* Is `signed_ms` outside of what call->fresh_until_ms allows? Then the sentence is in call->err. */
+bool r2_store_stale(const struct r2_call *call, int64_t signed_ms);
 
 enum r2_put_if {
     R2_PUT_ANY,
@@ -114,6 +137,12 @@ struct r2_store_ops {
                         struct r2_object *out);
     enum r2_code (*list)(struct r2_store *, struct r2_call *, const char *prefix,
                          const char *after /* may be NULL */, r2_list_fn fn, void *ctx);
+    /* Copy an object with its metadata, on the server's side; what is at `to` is replaced.
+     * `if_match` (may be NULL): R2_PRECONDITION when `from` has another ETag by now. R2_MISSING:
+     * there is no `from`. Repeated after a lost answer: twice does what once does. More than
+     * R2_COPY_BYTES is not copied (the server refuses it): the caller knows the size. */
+    enum r2_code (*copy)(struct r2_store *, struct r2_call *, const char *from,
+                         const char *if_match, const char *to);
     enum r2_code (*del)(struct r2_store *, struct r2_call *, const char *key);
     /* A URL that downloads `key` without credentials for `seconds` (1 .. 604800). */
     enum r2_code (*presign)(struct r2_store *, struct r2_call *, const char *key, int64_t seconds,
@@ -127,6 +156,19 @@ enum r2_code r2_store_open_s3(const struct r2_config *config, struct r2_store **
                               struct r2_err *e);
 enum r2_code r2_store_open_dir(const struct r2_config *config, struct r2_store **out,
                                struct r2_err *e);
+
+/* ---- several requests at once ---- */
+
+enum { R2_STORE_AT_ONCE = 64 };
+
+/* Call fn for 0 .. count-1, up to `at_once` (at most R2_STORE_AT_ONCE) at a time, begun in this
+ * order, until one fails: those under way end, no other begins. Returns the first failure's code,
+ * its sentence in `e` (may be NULL). fn runs in this thread and in others, whose signals are
+ * blocked; it has a copy of the call, with an error of its own and, like every request that
+ * follows another, the whole time from now to the deadline. */
+typedef enum r2_code (*r2_store_part_fn)(void *ctx, struct r2_call *call, uint64_t index);
+enum r2_code r2_store_parallel(const struct r2_call *call, unsigned at_once, uint64_t count,
+                               r2_store_part_fn fn, void *ctx, struct r2_err *e);
 
 /* ---- the last requests of this process, for r2_requests; both kinds of store report here ---- */
 

@@ -6,13 +6,14 @@
  *   <folder>/.r2vfs/lock          byte 0 is locked while a put or delete is committed
  *   <folder>/.r2vfs/tmp/<16 hex>  bodies and sidecars on their way in
  *
- * A put: body into a temp file, synced; under the lock: condition checked, sidecar with the new
- * entry and the old one, synced; then the body is renamed to its name, which is the commit; then
- * the sidecar is written again with the new entry and its ctime. Cut anywhere, the file at the name
- * fits exactly one entry, by its bytes' MD5 where the stat fields do not tell.
+ * A put: body into a temp file, synced; under the lock: condition checked, the body's mtime set,
+ * sidecar with the new entry and the old one, synced; then the body is renamed to its name, which
+ * is the commit; then the sidecar is written again with the new entry and its ctime. Cut anywhere,
+ * the file at the name fits exactly one entry, by its bytes' MD5 where the stat fields do not tell.
  *
- * A body's mtime is set a little into the past, to a nanosecond nobody else picks: a later write
- * within the same tick of the file system's clock changes it all the same. */
+ * A body's mtime, which is the object's Last-Modified, is set a tenth of a second into the past, to
+ * a nanosecond nobody else picks: a later write within the same tick of the file system's clock
+ * changes it all the same. Who sets it by hand is believed. */
 #include "store.h"
 #include "dirlist.h"
 #include "dirmeta.h"
@@ -58,18 +59,10 @@ static enum r2_code is_match(struct r2_dir_job *j, const char *etag)
                    j->key, quoted, R2_ETAG_BYTES, etag);
 }
 
-static enum r2_code send_out(struct r2_dir_job *j, struct r2_sink *sink)
+/* Do the bytes that were read have the MD5 that they should? */
+static enum r2_code is_sound(struct r2_dir_job *j, const char md5[33])
 {
-    char md5[33];
     struct stat after;
-    struct r2_dir_flow f = {.from = j->fd,
-                            .size = j->now.size,
-                            .buf = sink->buf,
-                            .to = sink->buf ? -1 : sink->fd,
-                            .to_off = sink->off};
-    enum r2_code code = r2_dir_flow(j, &f, md5);
-    if (code) return code;
-    j->down = f.size;
     if (strcmp(md5, j->now.md5) == 0) return R2_OK;
     if (fstat(j->fd, &after) != 0 || !r2_dir_same_file(&j->st, &after))
         return r2_fail(&j->err, R2_UNREACHABLE,
@@ -78,6 +71,20 @@ static enum r2_code send_out(struct r2_dir_job *j, struct r2_sink *sink)
                    "the bytes of %s do not have the MD5 recorded in %s: the file was damaged; "
                    "restore it, or if it is right, remove the record",
                    j->body, j->meta);
+}
+
+static enum r2_code send_out(struct r2_dir_job *j, struct r2_sink *sink)
+{
+    char md5[33];
+    struct r2_dir_flow f = {.from = j->fd,
+                            .size = j->now.size,
+                            .buf = sink->buf,
+                            .to = sink->buf ? -1 : sink->fd,
+                            .to_off = sink->off};
+    enum r2_code code = r2_dir_flow(j, &f, md5);
+    if (code) return code;
+    j->down = f.size;
+    return is_sound(j, md5);
 }
 
 static enum r2_code dir_get(struct r2_store *s, struct r2_call *call, const char *key,
@@ -160,7 +167,7 @@ static void sweep(struct r2_dir_job *j)
     if (dir) closedir(dir);
 }
 
-/* The body into a temp file, durable. j->made becomes its entry. */
+/* The body into a temp file, durable. */
 static enum r2_code stage_body(struct r2_dir_job *j, const struct r2_put *what)
 {
     enum r2_code code = make_temp(j, j->temp, sizeof j->temp, &j->temp_fd);
@@ -176,6 +183,14 @@ static enum r2_code stage_body(struct r2_dir_job *j, const struct r2_put *what)
     j->up = f.size;
     if (j->seen && fchmod(j->temp_fd, j->st.st_mode & 0777) != 0)
         return r2_dir_failed_sys(j, errno, "chmod", j->temp);
+    if (r2_sync_fd(j->temp_fd, j->temp, &j->err)) return r2_dir_failed(j);
+    return R2_OK;
+}
+
+/* The time of the put, when its turn has come: whoever waited for the lock is not older for it.
+ * j->made becomes the entry. Not synced: should the time get lost, the bytes still tell. */
+static enum r2_code stamp_body(struct r2_dir_job *j, const struct r2_put *what)
+{
     int64_t ns = r2_now_ms() * 1000000 - DIR_SHIFT_NS + (int64_t)(r2_random64() % 10000) * 100;
     struct timespec times[2] = {
         {.tv_nsec = UTIME_OMIT},
@@ -183,7 +198,6 @@ static enum r2_code stage_body(struct r2_dir_job *j, const struct r2_put *what)
     struct stat st;
     if (futimens(j->temp_fd, times) != 0)
         return r2_dir_failed_sys(j, errno, "set the time of", j->temp);
-    if (r2_sync_fd(j->temp_fd, j->temp, &j->err)) return r2_dir_failed(j);
     if (fstat(j->temp_fd, &st) != 0) return r2_dir_failed_sys(j, errno, "stat", j->temp);
     r2_dir_stat(&j->made, &st);
     j->made.ctime = 0; /* the commit changes it */
@@ -272,6 +286,8 @@ static enum r2_code commit_put(struct r2_dir_job *j, const struct r2_put *what)
 {
     enum r2_code code = check_condition(j, what);
     if (!code && r2_dir_is_late(j)) code = r2_dir_late(j);
+    if (!code) code = r2_dir_gate(j, r2_now_ms());
+    if (!code) code = stamp_body(j, what);
     if (code) return code;
     bool replaces = j->seen;
     j->m.n = replaces ? 2 : 1;
@@ -314,6 +330,26 @@ static enum r2_code check_put(struct r2_dir_job *j, const struct r2_put *what)
     return R2_OK;
 }
 
+/* `source` (may be NULL): the object that the body is read from. */
+static enum r2_code run_put(struct r2_dir_job *j, const struct r2_put *what,
+                            struct r2_dir_job *source)
+{
+    enum r2_code code = check_put(j, what);
+    if (!code) code = r2_dir_gate(j, j->row.time_ms);
+    if (!code) code = check_condition(j, what); /* before the work; it counts under the lock */
+    if (!code) code = stage_body(j, what);
+    if (code == R2_IO && source) code = r2_dir_failed(j); /* reading it: the bucket's failure */
+    if (!code && source) {
+        code = is_sound(source, j->made.md5);
+        if (code) j->err = source->err;
+    }
+    if (!code) code = r2_dir_lock(j, true);
+    if (!code) code = commit_put(j, what);
+    r2_dir_unlock(j);
+    if (!code) sweep(j);
+    return code;
+}
+
 static enum r2_code dir_put(struct r2_store *s, struct r2_call *call, const struct r2_put *what,
                             struct r2_object *out)
 {
@@ -322,18 +358,51 @@ static enum r2_code dir_put(struct r2_store *s, struct r2_call *call, const stru
     struct r2_dir_job *j = r2_dir_job(call, "PUT", what->key);
     if (!j) return R2_NOMEM;
     enum r2_code code = r2_dir_paths(j);
-    if (!code) code = check_put(j, what);
-    if (!code) code = check_condition(j, what); /* before the work; it counts under the lock */
-    if (!code) code = stage_body(j, what);
-    if (!code) code = r2_dir_lock(j, true);
-    if (!code) code = commit_put(j, what);
-    r2_dir_unlock(j);
+    if (!code) code = run_put(j, what, NULL);
     if (!code && out && fstat(j->temp_fd, &st) == 0) r2_dir_tell(&j->made, &st, out);
-    if (!code) sweep(j);
     return r2_dir_end(j, code);
 }
 
-/* ---- list, delete, presign ---- */
+/* ---- copy, list, delete, presign ---- */
+
+/* The source stays open, so that the bytes are those of the ETag that was found, whatever comes to
+ * its name meanwhile. */
+static enum r2_code copy_from(struct r2_dir_job *source, struct r2_dir_job *j, const char *if_match)
+{
+    enum r2_code code = r2_dir_gate(j, j->row.time_ms);
+    if (code) return code;
+    code = r2_dir_paths(source);
+    if (!code) code = r2_dir_resolve(source);
+    if (!code && if_match) code = is_match(source, if_match);
+    if (code) {
+        j->err = source->err;
+        return code;
+    }
+    struct r2_put what = {.key = j->key,
+                          .body = {.fd = source->fd, .size = source->now.size},
+                          .meta = &source->now.meta};
+    code = run_put(j, &what, source);
+    j->up = 0; /* nothing came over the wire */
+    return code;
+}
+
+static enum r2_code dir_copy(struct r2_store *s, struct r2_call *call, const char *from,
+                             const char *if_match, const char *to)
+{
+    (void)s;
+    struct r2_dir_job *source = r2_dir_job(call, "COPY", from);
+    struct r2_dir_job *j = source ? r2_dir_job(call, "COPY", to) : NULL;
+    enum r2_code code = R2_NOMEM;
+    if (j) {
+        code = r2_dir_paths(j);
+        if (!code) code = r2_store_check_copy(from, if_match, to, &j->err);
+        if (!code) code = copy_from(source, j, if_match);
+        if (code) r2_wrap(&j->err, "cannot copy file:///%s to file:///%s", from, to);
+        code = r2_dir_end(j, code);
+    }
+    if (source) r2_dir_drop(source);
+    return code;
+}
 
 static enum r2_code dir_list(struct r2_store *s, struct r2_call *call, const char *prefix,
                              const char *after, r2_list_fn fn, void *ctx)
@@ -352,6 +421,7 @@ static enum r2_code commit_del(struct r2_dir_job *j)
     enum r2_code code = r2_dir_open(j);
     if (code == R2_MISSING) code = R2_OK; /* as S3; a sidecar without a body goes too */
     if (!code && r2_dir_is_late(j)) code = r2_dir_late(j);
+    if (!code) code = r2_dir_gate(j, r2_now_ms());
     if (code) return code;
     if (r2_os.unlink(j->body) != 0 && errno != ENOENT)
         return r2_dir_failed_sys(j, errno, "remove", j->body);
@@ -370,6 +440,7 @@ static enum r2_code dir_del(struct r2_store *s, struct r2_call *call, const char
     struct r2_dir_job *j = r2_dir_job(call, "DELETE", key);
     if (!j) return R2_NOMEM;
     enum r2_code code = r2_dir_paths(j);
+    if (!code) code = r2_dir_gate(j, j->row.time_ms);
     if (!code) code = r2_dir_open(j);
     if (code == R2_MISSING) return r2_dir_end(j, R2_OK);
     if (!code) code = make_folders(j);
@@ -416,6 +487,7 @@ static const struct r2_store_ops dir_ops = {
     .get = dir_get,
     .put = dir_put,
     .list = dir_list,
+    .copy = dir_copy,
     .del = dir_del,
     .presign = dir_presign,
     .close = dir_close,

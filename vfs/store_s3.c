@@ -231,19 +231,57 @@ static enum r2_code s3_list(struct r2_store *store, struct r2_call *call, const 
     enum r2_code code = r2_s3_check_key(prefix, true, call->err);
     r2_buf_init(&text, LIST_MAX_BYTES);
     if (!page) code = r2_fail(call->err, R2_NOMEM, "out of memory");
-    int64_t budget = call->deadline_ms - r2_boot_ms();
-    struct r2_call mine = *call;
+    int64_t began = r2_boot_ms(), budget = call->deadline_ms - began;
+    struct r2_call more = *call;
     for (int pages = 0; !code && pages < LIST_PAGES_MAX; pages++) {
-        code = list_page(s3_of(store), &mine, &l, &text, page);
+        code = list_page(s3_of(store), pages ? &more : call, &l, &text, page);
+        if (pages) call->took_ms = r2_boot_ms() - began;
         if (code || page->stopped || !page->truncated) break;
-        mine.deadline_ms = r2_boot_ms() + budget; /* each page has the whole time */
+        more.deadline_ms = r2_boot_ms() + budget; /* each page has the whole time */
     }
     r2_buf_free(&text);
     free(page);
     return code;
 }
 
-/* ---- delete, presign ---- */
+/* ---- copy, delete, presign ---- */
+
+static enum r2_code s3_copy(struct r2_store *store, struct r2_call *call, const char *from,
+                            const char *if_match, const char *to)
+{
+    struct r2_s3 *s = s3_of(store);
+    struct r2_s3_result res;
+    struct r2_buf verb, source;
+    enum r2_code code = r2_s3_check_key(from, false, call->err);
+    if (!code) code = r2_s3_check_key(to, false, call->err);
+    if (!code) code = r2_store_check_copy(from, if_match, to, call->err);
+    if (code) return code;
+    r2_buf_init(&verb, R2_S3_PATH_BYTES);
+    r2_buf_init(&source, R2_S3_PATH_BYTES);
+    r2_buf_printf(&verb, "copy " R2_S3_NAME " to", s->bucket, from);
+    /* without the endpoint's prefix, which only the way to the store needs */
+    bool ok = !verb.failed && r2_buf_str(&source, "/") &&
+              r2_sigv4_encode(&source, s->bucket, false) && r2_buf_str(&source, "/") &&
+              r2_sigv4_encode(&source, from, true);
+    struct r2_s3_req q = {.method = "PUT",
+                          .label = "COPY",
+                          .verb = verb.at,
+                          .key = to,
+                          .body = &(struct r2_body){.mem = ""},
+                          .changes = true,
+                          .promise = true};
+    r2_s3_add_header(&q, "x-amz-copy-source", source.at);
+    if (if_match) r2_s3_add_header(&q, "x-amz-copy-source-if-match", if_match);
+    if (ok) {
+        code = r2_s3_perform(s, call, &q, &res);
+        r2_answer_free(&res.a);
+    } else {
+        code = r2_fail(call->err, R2_NOMEM, "out of memory");
+    }
+    r2_buf_free(&source);
+    r2_buf_free(&verb);
+    return code;
+}
 
 static enum r2_code s3_del(struct r2_store *store, struct r2_call *call, const char *key)
 {
@@ -302,6 +340,7 @@ static const struct r2_store_ops ops = {
     .get = r2_s3_get,
     .put = s3_put,
     .list = s3_list,
+    .copy = s3_copy,
     .del = s3_del,
     .presign = s3_presign,
     .close = s3_close,

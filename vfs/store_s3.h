@@ -1,6 +1,6 @@
 /* store_s3.h - what the files of the S3 store share; nobody else includes it.
  *
- *   store_s3.c            the calls of store.h: head, put, list, delete, presign
+ *   store_s3.c            the calls of store.h: head, put, list, copy, delete, presign
  *   store_s3_get.c        get: parallel ranges, resumed where they were cut
  *   store_s3_multipart.c  put of large bodies
  *   store_s3_request.c    one logical request: sign, send, judge the answer, retry
@@ -56,6 +56,7 @@ struct r2_s3_req {
     bool once;            /* and it is not repeated then */
     bool must_exist;      /* If-Match on a put: 404 is a lost condition */
     bool resumes;         /* a cut body is no loss: `before` goes on from there */
+    bool promise;         /* a 200 only says that it was begun: its body says what became of it */
     struct r2_meta *meta; /* where the answer's metadata go */
     struct r2_progress *progress;
 };
@@ -64,7 +65,7 @@ struct r2_s3_req {
 struct r2_s3_result {
     struct r2_answer a; /* the last attempt's; r2_answer_free it in every case */
     int attempts;
-    int64_t signed_ms; /* the signing time of the last attempt, as sent */
+    int64_t signed_ms; /* the signing time of the last attempt that was made */
     int64_t skew_ms;   /* what was added to our clock for it */
 };
 
@@ -104,12 +105,6 @@ bool r2_s3_path(const struct r2_s3 *s, const char *key, struct r2_buf *out);
 
 /* SHA-256 of a body in hex. */
 enum r2_code r2_s3_hash(const struct r2_body *b, char out[R2_SHA256_HEX], struct r2_err *e);
-
-/* Call fn for 0 .. count-1, R2_S3_AT_ONCE at a time, until one fails; the first failure's code, its
- * sentence in `e`. fn has its own copy of the call, with its own error. */
-typedef enum r2_code (*r2_s3_part_fn)(void *ctx, struct r2_call *call, uint64_t index);
-enum r2_code r2_s3_parallel(const struct r2_call *call, uint64_t count, r2_s3_part_fn fn, void *ctx,
-                            struct r2_err *e);
 
 enum r2_code r2_s3_head(struct r2_store *, struct r2_call *, const char *key,
                         struct r2_object *out);

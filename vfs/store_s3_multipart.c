@@ -4,7 +4,8 @@
  * condition at Complete: a HEAD just before it looks too, and Complete carries the condition as
  * well. A Complete is sent until it is answered once: no answer is R2_UNKNOWN, and then nothing is
  * aborted, since it may still be carried out. Every other failure aborts the upload, so that it is
- * not stored and paid for. */
+ * not stored and paid for. A writer that is not fresh (call->fresh_until_ms) neither creates nor
+ * completes; parts and the abort change no object, and always go. */
 #include "store_s3.h"
 #include "os.h"
 
@@ -210,6 +211,7 @@ static void give_back(struct upload *u, const struct r2_call *call)
         .method = "DELETE", .verb = "abort writing", .key = u->what->key, .changes = true};
     r2_err_clear(&ignored);
     mine.err = &ignored;
+    mine.fresh_until_ms = 0;
     mine.deadline_ms = r2_boot_ms() + ABORT_MS;
     r2_s3_add_query(&q, "uploadId", u->id);
     (void)r2_s3_perform(u->s, &mine, &q, &res);
@@ -231,12 +233,15 @@ enum r2_code r2_s3_put_parts(struct r2_s3 *s, struct r2_call *call, const struct
     bool begun = !code;
     if (!code) {
         struct r2_call parts = fresh_call(&u, call);
-        code = r2_s3_parallel(&parts, u.parts, send_part, &u, call->err);
+        parts.fresh_until_ms = 0;
+        code = r2_store_parallel(&parts, R2_S3_AT_ONCE, u.parts, send_part, &u, call->err);
     }
     if (!code) {
         struct r2_call last = fresh_call(&u, call);
         code = look(&u, &last);
         if (!code) code = complete(&u, &last, out);
+        call->signed_ms = last.signed_ms;
+        call->took_ms = last.took_ms;
     }
     r2_progress_end(&u.progress);
     if (begun && code && code != R2_UNKNOWN) give_back(&u, call);

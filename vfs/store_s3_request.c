@@ -8,8 +8,6 @@
 #include "os.h"
 
 #include <openssl/evp.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -157,8 +155,10 @@ static enum r2_code attempt(struct r2_s3 *s, struct r2_call *call, struct r2_s3_
                             struct r2_s3_result *res, int64_t deadline_ms)
 {
     struct message m;
-    int64_t began = r2_boot_ms(), wall = r2_now_ms();
+    int64_t began = r2_boot_ms(), wall = r2_now_ms(), skew = atomic_load(&s->skew_ms);
+    int64_t signed_ms = (wall + skew) / 1000 * 1000; /* the stamp knows no fractions */
     enum r2_code code;
+    if (q->changes && r2_store_stale(call, signed_ms)) return R2_STALE;
     if (q->before) q->before(q->ctx, q, &res->a);
     r2_answer_free(&res->a);
     r2_answer_init(&res->a, q->meta);
@@ -166,9 +166,9 @@ static enum r2_code attempt(struct r2_s3 *s, struct r2_call *call, struct r2_s3_
     r2_buf_init(&m.path, R2_S3_PATH_BYTES);
     r2_buf_init(&m.url, URL_BYTES);
     r2_buf_init(&m.authorization, URL_BYTES);
-    res->skew_ms = atomic_load(&s->skew_ms);
-    res->signed_ms = (wall + res->skew_ms) / 1000 * 1000; /* the stamp knows no fractions */
-    if (compose(s, q, res->signed_ms, &m)) {
+    res->skew_ms = skew;
+    res->signed_ms = call->signed_ms = signed_ms;
+    if (compose(s, q, signed_ms, &m)) {
         struct r2_http http = {.method = q->method,
                                .url = m.url.at,
                                .headers = m.headers,
@@ -178,7 +178,7 @@ static enum r2_code attempt(struct r2_s3 *s, struct r2_call *call, struct r2_s3_
                                .sink_max = q->sink_max,
                                .accept = q->accept,
                                .ctx = q->ctx,
-                               .once = q->once,
+                               .once = q->changes, /* repeating is up to us: it may be in doubt */
                                .deadline_ms = deadline_ms,
                                .progress = q->progress};
         code = r2_http_do(&http, &res->a, call->err);
@@ -190,6 +190,7 @@ static enum r2_code attempt(struct r2_s3 *s, struct r2_call *call, struct r2_s3_
     r2_buf_free(&m.url);
     r2_buf_free(&m.path);
     res->attempts++;
+    call->took_ms = r2_boot_ms() - began;
     return code;
 }
 
@@ -232,9 +233,11 @@ static enum r2_code give_up(const struct r2_s3 *s, struct r2_call *call, const s
                             enum r2_code code)
 {
     struct r2_err *e = call->err;
+    bool stale = code == R2_STALE;
     if (t->doubt) {
         e->code = code = R2_UNKNOWN;
-        r2_advise(e, "; it may or may not have happened");
+        r2_advise(e, "; %s may or may not have happened",
+                  stale ? "an earlier attempt that got no answer" : "it");
     }
     if (res->attempts > 1) r2_advise(e, "; %d attempts", res->attempts);
     r2_wrap(e, q->bucket_level ? "cannot %s " R2_S3_NAME "*" : "cannot %s " R2_S3_NAME, q->verb,
@@ -249,6 +252,7 @@ enum r2_code r2_s3_perform(struct r2_s3 *s, struct r2_call *call, struct r2_s3_r
     struct r2_call mine = *call;
     enum r2_code code;
     if (!mine.err) mine.err = &t.own;
+    mine.signed_ms = mine.took_ms = 0;
     t.budget_ms = t.deadline_ms - r2_boot_ms();
     memset(res, 0, sizeof *res);
     r2_answer_init(&res->a, q->meta);
@@ -258,7 +262,7 @@ enum r2_code r2_s3_perform(struct r2_s3 *s, struct r2_call *call, struct r2_s3_r
         if (code) break;
         r2_s3_judge(q, &res->a, res->signed_ms, &v, mine.err);
         code = v.code;
-        if (!code) return R2_OK;
+        if (!code) break;
         t.doubt = t.doubt || v.doubt;
         uint64_t lost = res->a.up + res->a.down - (q->resumes ? res->a.sunk : 0);
         if (q->progress) r2_progress_add(q->progress, -(int64_t)lost);
@@ -269,68 +273,7 @@ enum r2_code r2_s3_perform(struct r2_s3 *s, struct r2_call *call, struct r2_s3_r
         }
         if (!again(&t, q, res, &v)) break;
     }
-    return give_up(s, &mine, q, &t, res, code);
-}
-
-/* ---- several at once ---- */
-
-struct crew {
-    const struct r2_call *call;
-    uint64_t count;
-    r2_s3_part_fn fn;
-    void *ctx;
-    int64_t budget_ms;
-    _Atomic uint64_t next;
-    pthread_mutex_t lock;
-    enum r2_code code; /* the first failure */
-    struct r2_err *e;
-};
-
-static void *worker(void *ctx)
-{
-    struct crew *c = ctx;
-    for (;;) {
-        struct r2_err err;
-        struct r2_call call = *c->call;
-        uint64_t i = atomic_fetch_add(&c->next, 1);
-        if (i >= c->count) return NULL;
-        r2_err_clear(&err);
-        call.err = &err;
-        /* each part has the whole time: a large transfer may take longer than one time-out */
-        int64_t until = r2_boot_ms() + c->budget_ms;
-        if (until > call.deadline_ms) call.deadline_ms = until;
-        enum r2_code code = c->fn(c->ctx, &call, i);
-        if (!code) continue;
-        pthread_mutex_lock(&c->lock);
-        if (!c->code) {
-            c->code = code;
-            if (c->e) *c->e = err;
-        }
-        pthread_mutex_unlock(&c->lock);
-        atomic_store(&c->next, c->count);
-        return NULL;
-    }
-}
-
-enum r2_code r2_s3_parallel(const struct r2_call *call, uint64_t count, r2_s3_part_fn fn, void *ctx,
-                            struct r2_err *e)
-{
-    struct crew c = {.call = call, .count = count, .fn = fn, .ctx = ctx, .e = e};
-    pthread_t threads[R2_S3_AT_ONCE];
-    unsigned n = 0;
-    sigset_t all, old;
-    c.budget_ms = call->deadline_ms - r2_boot_ms();
-    pthread_mutex_init(&c.lock, NULL);
-    /* the host's signals are for its own threads */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    while (n + 1 < R2_S3_AT_ONCE && n + 1 < count &&
-           pthread_create(&threads[n], NULL, worker, &c) == 0)
-        n++;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    worker(&c); /* this thread works too, alone if no other could be had */
-    while (n)
-        pthread_join(threads[--n], NULL);
-    pthread_mutex_destroy(&c.lock);
-    return c.code;
+    call->signed_ms = mine.signed_ms;
+    call->took_ms = mine.took_ms;
+    return code ? give_up(s, &mine, q, &t, res, code) : R2_OK;
 }

@@ -147,6 +147,29 @@ static void without_answer(const struct r2_s3_req *q, const struct r2_answer *a,
     }
 }
 
+/* The status that a 200's body stands for, where the 200 only promised; 0: it does not say. */
+static int status_meant(const struct r2_answer *a, const struct r2_s3_error *s3)
+{
+    char etag[R2_HTTP_ETAG];
+    if (!a->whole) return 0;
+    if (is(s3, "PreconditionFailed")) return 412;
+    if (is(s3, "NoSuchKey") || is(s3, "NoSuchBucket")) return 404;
+    if (is(s3, "AccessDenied")) return 403;
+    if (is(s3, "InternalError")) return 500;
+    if (s3->code[0]) return 400;
+    return r2_s3_value(a->text.at, a->text.len, "CopyObjectResult", "ETag", etag, sizeof etag) ? 200
+                                                                                               : 0;
+}
+
+/* The request may be repeated: if the answer was cut, that is worth it. */
+static void untold(const struct r2_answer *a, struct r2_s3_verdict *v, struct r2_err *e)
+{
+    v->doubt = true;
+    v->again = !a->whole;
+    v->code = r2_fail(e, R2_UNKNOWN, "the answer (%d, %s) does not say what came of it%s%s",
+                      a->status, a->type[0] ? a->type : "no type", a->why[0] ? ": " : "", a->why);
+}
+
 void r2_s3_judge(const struct r2_s3_req *q, const struct r2_answer *a, int64_t signed_ms,
                  struct r2_s3_verdict *v, struct r2_err *e)
 {
@@ -160,7 +183,10 @@ void r2_s3_judge(const struct r2_s3_req *q, const struct r2_answer *a, int64_t s
         return;
     }
     (void)r2_s3_error(a->text.at, a->text.len, &s3);
-    if (status >= 200 && status < 300) {
+    if (q->promise && status >= 200 && status < 300) status = status_meant(a, &s3);
+    if (!status) {
+        untold(a, v, e);
+    } else if (status >= 200 && status < 300) {
         success(q, a, v, e);
     } else if (status == 429 || status == 503 || status == 408 || is_one_of(&s3, busy)) {
         v->again = true;

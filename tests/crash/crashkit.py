@@ -141,15 +141,9 @@ class CrashCase(support.Case):
 
     def head_bytes(self):
         """None: there is no object."""
-        if self.remote_kind == "file":
-            try:
-                with open(self.remote[len("file://"):], "rb") as file:
-                    return file.read()
-            except FileNotFoundError:
-                return None
         try:
-            return self.bucket.get(self.key).body
-        except support.Missing:
+            return self.remote_image().data
+        except (FileNotFoundError, support.Missing):
             return None
 
     def forks(self):
@@ -158,7 +152,7 @@ class CrashCase(support.Case):
 
     def past(self):
         """{key: bytes} of replaced versions that were kept (KEY-log/)."""
-        return self.beside("-log")
+        return {key: data for key, data in self.beside("-log").items() if key.endswith(".db")}
 
     def beside(self, suffix):
         if self.remote_kind == "s3":

@@ -147,22 +147,15 @@ class Config(support.Case):
         self.assertEqual(self.opened(self.uri(), {**env, **aws})["remote"], self.remote)
         self.assertTrue(self.bucket.exists(self.key))
 
-    def test_refused(self):
-        """What comes with the log layout says so."""
-        for params in ({"sync": "commit"}, {"layout": "log"}, {"version": "3"},
-                       {"at": "2026-01-01T00:00:00Z"}):
-            (name, value), = params.items()
-            with self.subTest(name):
-                self.wrong([name, "log layout"], self.uri(**params))
-        self.wrong(["sync=commit"], self.uri(), {"R2VFS_SYNC": "commit"})
-        # the sentence is also where a program finds it
+    def test_last_error(self):
+        """The sentence is also where a program finds it."""
         done = support.run_python(
             "try: sqlite3.connect(sys.argv[1], uri=True)\n"
             "except sqlite3.Error: pass\n"
             "db = sqlite3.connect(sys.argv[2], uri=True)\n"
             "print(db.execute('PRAGMA r2_last_error').fetchone()[0])",
-            self.uri(sync="commit"), self.uri(name="other.db"), env=self.emulator.env)
-        self.assertIn("sync=commit", done.stdout)
+            self.uri(version="last"), self.uri(name="other.db"), env=self.emulator.env)
+        self.assertIn("the URI parameter version", done.stdout)
 
     def test_credentials_in_a_uri(self):
         self.assertNotIn("hunter22", self.all_wrong([
@@ -223,6 +216,7 @@ class Config(support.Case):
 
     # Behaviour that a value asks for.
 
+    @support.object_layout("it counts requests")
     def test_timer(self):
         peer = self.peer(sync=50)
         peer("CREATE TABLE t(x)")

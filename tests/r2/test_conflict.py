@@ -219,6 +219,7 @@ class AtSync(Conflict):
         self.assertTrue(any(support.without_local_fields(self.bucket.get(key).body)
                             == support.without_local_fields(image) for key in self.forks()))
 
+    @support.object_layout("it holds the object")
     def test_remote_moves_while_resolving(self):
         db = self.local_change()
         self.other_pushes()
@@ -332,10 +333,12 @@ class AtOpen(Conflict):
         self.assertEqual(self.rows(self.open()), ["base", "other"])
         self.fork_is(image, 2)
 
+    @support.object_layout("a fresh replica of a log does not look at the snapshot; test_log.py has its own")
     def test_gone(self):
         self.bucket.delete(self.key)
         self.settle_odd(["gone", "version 1", "r2_resolve('local')"], ["base"], 2)
 
+    @support.object_layout("a fresh replica of a log does not look at the snapshot; test_log.py has its own")
     def test_gone_under_an_open_connection(self):
         db = self.open()
         db.execute("INSERT INTO t VALUES('local')")
@@ -346,6 +349,7 @@ class AtOpen(Conflict):
         self.assertEqual(one(db, "SELECT r2_resolve('local')"), 2)
         self.assertEqual(self.in_remote(), (2, ["base", "local"]))
 
+    @support.object_layout("a fresh replica of a log does not look at the snapshot; test_log.py has its own")
     def test_older(self):
         old = self.bucket.get(self.key)
         self.assertEqual(self.other_pushes("two", "a/app.db"), 2)
@@ -353,6 +357,7 @@ class AtOpen(Conflict):
         self.settle_odd(["older", "version 1", "version 2"], ["base", "two"], 3)
         self.fork_is(old.body, 1)
 
+    @support.object_layout("a fresh replica of a log does not look at the snapshot; test_log.py has its own")
     def test_older_remote_taken(self):
         old = self.bucket.get(self.key)
         self.assertEqual(self.other_pushes("two", "a/app.db"), 2)
@@ -364,6 +369,7 @@ class AtOpen(Conflict):
         self.assertEqual(self.rows(db), ["base"])
         self.fork_is(image, 3)
 
+    @support.object_layout("a log is not begun anew beside what is left of another")
     def test_another_lineage(self):
         for dirty in (False, True):
             with self.subTest(dirty=dirty):

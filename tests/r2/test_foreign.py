@@ -10,6 +10,7 @@ import support  # noqa: E402
 from support import one  # noqa: E402
 
 
+@support.object_layout("a log has no foreign writers")
 class Foreign(support.Case):
     def edit(self, body, sql):
         """A database's bytes after plain SQLite ran this on them."""

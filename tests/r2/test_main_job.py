@@ -103,7 +103,7 @@ class MainJob(support.Case):
         self.assertEqual(found.meta["db-version"], str(version))
         self.assertRegex(found.meta["db-lineage"], "^[0-9a-f]{32}$")
         self.assertNotEqual(found.meta["db-lineage"], "0" * 32)
-        self.assertEqual(found.meta["db-layout"], "object")
+        self.assertEqual(found.meta["db-layout"], support.LAYOUT)
         self.assertEqual(found.meta["db-checksum"], support.ltx_checksum(data))
         recent = [re.fullmatch("([0-9]+):[0-9a-f]{16}", entry)
                   for entry in found.meta["db-recent"].split(",")]

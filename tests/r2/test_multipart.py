@@ -80,6 +80,7 @@ class Multipart(support.Case):
         self.assertEqual(found.meta["db-version"], str(version))
         self.assertEqual(found.size, os.path.getsize(self.path(local)))
 
+    @support.object_layout("every push is the whole file")
     def test_parts_and_ranges(self):
         db = self.open()                                # born at its first opening
         self.assertEqual(one(db, "SELECT sync()"), 1)
@@ -93,6 +94,7 @@ class Multipart(support.Case):
         row = support.status(db, self.path("a/app.db"))
         self.assertEqual(row["bytes_up"] // MIB, 2 * self.bucket.head(self.key).size // MIB)
 
+    @support.object_layout("every push is the whole file")
     def test_parts_that_fail_once(self):
         db = self.born()
         self.change(db)
@@ -108,6 +110,7 @@ class Multipart(support.Case):
         self.check(2, 1)
         self.assertEqual([rule.hits for rule in rules], [1, 1, 1])
 
+    @support.object_layout("every push is the whole file")
     def test_part_that_always_fails(self):
         db = self.born()
         self.change(db)
@@ -122,6 +125,7 @@ class Multipart(support.Case):
         self.assertEqual(one(db, "SELECT sync()"), 2)
         self.check(2, 1)
 
+    @support.object_layout("every push is the whole file")
     def test_conflict(self):
         """Another machine pushes while the parts are on their way."""
         db, other = self.born(), self.connect("b/app.db")
@@ -149,6 +153,7 @@ class Multipart(support.Case):
         fork, = self.bucket.list(self.key + "-forks/")
         self.assertEqual(support.integrity_of_bytes(self.bucket.get(fork).body), "ok")
 
+    @support.object_layout("every push is the whole file")
     def test_complete(self):
         """No answer, though it happened or not; 412 (R2 honours the condition there, the emulator
         does not) though nobody was faster; an error within a 200."""

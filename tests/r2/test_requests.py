@@ -44,6 +44,7 @@ class Requests(support.Case):
         self.through.clear()
         return requests
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_open_up_to_date(self):
         self.seed()
         db = self.open("a/app.db")
@@ -59,6 +60,7 @@ class Requests(support.Case):
         db.close()                                          # without writes
         self.spent()
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_open_newer(self):
         self.seed()
         self.other_writes()
@@ -71,6 +73,7 @@ class Requests(support.Case):
         db.close()
         self.spent()
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_cold_open(self):
         self.seed()
         db = self.open("cold/app.db")
@@ -79,6 +82,7 @@ class Requests(support.Case):
         db.close()
         self.spent()
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_open_of_nothing(self):
         db = self.open()
         self.spent("HEAD")
@@ -86,6 +90,7 @@ class Requests(support.Case):
         self.spent()
         self.assertFalse(self.bucket.exists(self.key))
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_close_with_writes(self):
         db = self.open()
         self.spent("HEAD")
@@ -102,6 +107,7 @@ class Requests(support.Case):
         self.assertEqual(put.header("If-Match"), etag)
         self.assertIsNone(put.header("Expect"))
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_the_last_but_one_connection(self):
         """Each connection that wrote pushes when it closes; one that did not pushes nothing new."""
         db, other = self.open(), self.open()
@@ -112,6 +118,7 @@ class Requests(support.Case):
         other.close()
         self.spent()
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_sync(self):
         for mode in ("delete", "wal"):
             with self.subTest(mode):
@@ -138,6 +145,7 @@ class Requests(support.Case):
                 db.close()
                 self.spent()
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_manual(self):
         db = self.open(sync="manual")
         db.execute("CREATE TABLE t(x)")
@@ -147,6 +155,7 @@ class Requests(support.Case):
         self.assertEqual(one(db, "SELECT sync()"), 1)
         self.spent("HEAD", "PUT")
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_small_questions(self):
         self.seed()
         db = self.open("a/app.db")
@@ -168,6 +177,7 @@ class Requests(support.Case):
         self.fails(db.execute, "SELECT r2_presign(0)", says="604800")
         self.fails(db.execute, "SELECT r2_presign(604801)", says="604800")
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_the_log_of_requests(self):
         self.seed()
         db = self.open("a/app.db")
@@ -181,6 +191,7 @@ class Requests(support.Case):
             self.assertRegex(row[4], r"^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d\d\dZ$")
             self.assertEqual(row[5], 1)
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_nothing_committed(self):
         self.seed(3000)
         db = self.open("a/app.db")
@@ -199,6 +210,7 @@ class Requests(support.Case):
         self.spent()
         self.assertEqual(self.bucket.head(self.key).meta["db-version"], "1")
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_loose_pages(self):
         """A rollback does not restore the leaves of the free list."""
         self.seed(3000)
@@ -230,6 +242,7 @@ class Requests(support.Case):
         self.assertEqual(one(db, "SELECT sync()"), 4)
         self.assertEqual(self.bucket.list(self.prefix), [self.key])
 
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_idle_with_a_timer(self):
         """A second database with the same timer shows that its periods pass."""
         self.seed()
@@ -303,12 +316,14 @@ class Requests(support.Case):
             db.close()
 
     @unittest.skipUnless(os.path.isdir("/proc/self/task"), "needs Linux")
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_sixty_four_opens(self):
         self.seed()
         self.many_opens("a/app.db")
         self.spent("HEAD", "HEAD")  # the second one began after all of the others had come
 
     @unittest.skipUnless(os.path.isdir("/proc/self/task"), "needs Linux")
+    @support.object_layout("it counts the requests of one object; test_log.py has its own")
     def test_sixty_four_cold_opens(self):
         self.seed()
         self.many_opens("cold/app.db")

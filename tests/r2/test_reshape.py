@@ -129,6 +129,7 @@ class Reshape(support.Case):
                     self.assertEqual(list(run("SELECT * FROM b1")), [])
                 stock.end()
 
+    @support.object_layout("foreign writers")
     def test_schema_of_a_restored_object(self):
         """An older object with a higher number; its cookie was met before with another schema."""
         db, other = self.begin()

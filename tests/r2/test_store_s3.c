@@ -429,6 +429,136 @@ static void large_round_trip(void)
     close(to);
 }
 
+static void copies(void)
+{
+    struct one c;
+    struct r2_call *call = call_for(&c, 60000);
+    struct r2_object from, to;
+    struct r2_meta meta;
+    struct r2_buf b;
+    char name[100], value[64];
+    const char *other = "\"00000000000000000000000000000000\"";
+    r2_meta_clear(&meta);
+    CU_ASSERT_TRUE(r2_meta_add(&meta, "db-version", "1742"));
+    CU_ASSERT_TRUE(r2_meta_add(&meta, "db-recent", "1742:abc 1741:def"));
+    for (size_t i = 0; i < ODD_COUNT; i++) {
+        const char *copy = key_of("copy/to"), *gone = key_of("copy/gone");
+        snprintf(name, sizeof name, "copy/%s", ODD[i]);
+        struct r2_put p = put_of(key_of(name), ODD[i]);
+        p.meta = &meta;
+        want(store->ops->put(store, call, &p, &from), R2_OK, call);
+        want(store->ops->copy(store, call, p.key, other, copy), R2_PRECONDITION, call);
+        want(store->ops->head(store, call, copy, &to), R2_MISSING, call);
+        want(store->ops->copy(store, call, p.key, i % 2 ? from.etag : NULL, copy), R2_OK, call);
+        r2_buf_init(&b, 100);
+        struct r2_sink sink = {.buf = &b};
+        want(store->ops->get(store, call, copy, from.etag, UINT64_MAX, &sink, &to), R2_OK, call);
+        CU_ASSERT_STRING_EQUAL(b.at, ODD[i]);
+        CU_ASSERT_STRING_EQUAL(to.etag, from.etag);
+        CU_ASSERT_TRUE(r2_meta_get(&to.meta, "db-version", value, sizeof value));
+        CU_ASSERT_STRING_EQUAL(value, "1742");
+        CU_ASSERT_TRUE(r2_meta_get(&to.meta, "db-recent", value, sizeof value));
+        CU_ASSERT_STRING_EQUAL(value, "1742:abc 1741:def");
+        r2_buf_free(&b);
+        /* the other way: an odd key as the place to go, which is replaced */
+        struct r2_put plain = put_of(copy, "plain");
+        want(store->ops->put(store, call, &plain, &to), R2_OK, call);
+        want(store->ops->copy(store, call, copy, to.etag, p.key), R2_OK, call);
+        want(store->ops->head(store, call, p.key, &from), R2_OK, call);
+        CU_ASSERT_STRING_EQUAL(from.etag, to.etag);
+        CU_ASSERT_EQUAL(from.meta.len, 0);
+        want(store->ops->copy(store, call, gone, NULL, copy), R2_MISSING, call);
+        CU_ASSERT_PTR_NOT_NULL(strstr(c.err.text, gone));
+        want(store->ops->head(store, call, copy, &to), R2_OK, call);
+        want(store->ops->del(store, call, copy), R2_OK, call);
+        want(store->ops->del(store, call, p.key), R2_OK, call);
+    }
+    CU_ASSERT_EQUAL(atomic_load(&c.traffic.class_a), ODD_COUNT * 6);
+}
+
+static bool take_time(void *ctx, const char *key, uint64_t size, int64_t modified_ms)
+{
+    (void)key, (void)size;
+    *(int64_t *)ctx = modified_ms;
+    return true;
+}
+
+/* A put's Last-Modified lies between its signing and its answer: they can be compared. And who is
+ * not fresh puts nothing there. */
+static void times_and_the_gate(void)
+{
+    struct one c;
+    struct r2_call *call = call_for(&c, 60000);
+    struct r2_object o;
+    int64_t listed = 0;
+    struct r2_put p = put_of(key_of("times"), "x");
+    call->fresh_until_ms = r2_now_ms() - 1000;
+    want(store->ops->put(store, call, &p, NULL), R2_STALE, call);
+    CU_ASSERT_EQUAL(call->signed_ms, 0);
+    CU_ASSERT_EQUAL(atomic_load(&c.traffic.class_a), 0);
+    want(store->ops->head(store, call, p.key, &o), R2_MISSING, call);
+    call->fresh_until_ms = r2_now_ms() + 60000;
+    want(store->ops->put(store, call, &p, NULL), R2_OK, call);
+    int64_t from = call->signed_ms, to = from + 1000 + call->took_ms; /* stamps are whole seconds */
+    want(store->ops->head(store, call, p.key, &o), R2_OK, call);
+    CU_ASSERT(o.modified_ms >= from && o.modified_ms <= to);
+    CU_ASSERT(call->signed_ms >= from && call->signed_ms <= r2_now_ms());
+    want(store->ops->list(store, call, p.key, NULL, take_time, &listed), R2_OK, call);
+    CU_ASSERT(listed >= from && listed <= to);
+    want(store->ops->del(store, call, p.key), R2_OK, call);
+}
+
+static enum r2_code put_nth(void *ctx, struct r2_call *call, uint64_t index)
+{
+    char name[40];
+    (void)ctx;
+    snprintf(name, sizeof name, "at-once/%08llu", (unsigned long long)index);
+    struct r2_put p = put_of(key_of(name), name + 8);
+    return store->ops->put(store, call, &p, NULL);
+}
+
+static enum r2_code get_nth(void *ctx, struct r2_call *call, uint64_t index)
+{
+    char name[40];
+    struct r2_object o;
+    struct r2_buf b;
+    _Atomic int *right = ctx;
+    r2_buf_init(&b, 100);
+    snprintf(name, sizeof name, "at-once/%08llu", (unsigned long long)index);
+    enum r2_code code = store->ops->get(store, call, key_of(name), NULL, UINT64_MAX,
+                                        &(struct r2_sink){.buf = &b}, &o);
+    if (!code && strcmp(b.at, name + 8) == 0) atomic_fetch_add(right, 1);
+    r2_buf_free(&b);
+    return code;
+}
+
+static enum r2_code del_nth(void *ctx, struct r2_call *call, uint64_t index)
+{
+    char name[40];
+    (void)ctx;
+    snprintf(name, sizeof name, "at-once/%08llu", (unsigned long long)index);
+    return store->ops->del(store, call, key_of(name));
+}
+
+static void many_at_once(void)
+{
+    struct one c;
+    struct r2_call *call = call_for(&c, 60000);
+    unsigned idle;
+    uint64_t before, after;
+    _Atomic int right = 0;
+    r2_http_stats(&idle, &before);
+    want(r2_store_parallel(call, 64, 300, put_nth, NULL, &c.err), R2_OK, call);
+    want(r2_store_parallel(call, 64, 300, get_nth, &right, &c.err), R2_OK, call);
+    CU_ASSERT_EQUAL(atomic_load(&right), 300);
+    r2_http_stats(&idle, &after);
+    CU_ASSERT(idle <= R2_HTTP_IDLE);
+    CU_ASSERT(after - before < 300); /* connections are used again */
+    want(r2_store_parallel(call, 64, 301, get_nth, &right, &c.err), R2_MISSING, call);
+    CU_ASSERT_PTR_NOT_NULL(strstr(c.err.text, "at-once/00000300"));
+    want(r2_store_parallel(call, 64, 300, del_nth, NULL, &c.err), R2_OK, call);
+}
+
 /* Parent and child both go on after a fork, each on connections of its own. */
 static void fork_in_the_middle(void)
 {
@@ -495,6 +625,9 @@ int main(void)
                                              UNIT(long_listing),
                                              UNIT(presigned),
                                              UNIT(large_round_trip),
+                                             UNIT(copies),
+                                             UNIT(times_and_the_gate),
+                                             UNIT(many_at_once),
                                              UNIT(fork_in_the_middle),
                                              UNIT(a_thousand_stores)};
     struct one c;

@@ -98,7 +98,7 @@ class Answered(Unanswered):
                 version = self.in_remote()[0] + 1
                 # a first request lands and gets no answer, its repetition 5xx, and so on
                 self.through.lose(method="PUT")
-                failed = self.through.status(status, method="HEAD")
+                failed = self.through.status(status, method=support.LOOK)
                 self.assertEqual(one(self.db, "SELECT sync()"), version)
                 self.assertEqual(failed.hits, 1)
                 self.assertEqual(self.in_remote()[0], version)
@@ -349,6 +349,7 @@ class Unknown(Unanswered):
         self.fails(self.db.execute, "SELECT sync()", code=517, says=["version 1", "version 2"])
         self.assertEqual(self.in_remote(), (2, [100]))
 
+    @support.object_layout("foreign writers")
     def test_hidden_by_a_foreign_writer(self):
         """Ours landed, and a program that knows nothing of db-recent wrote over it."""
         self.doubt(self.through.lose, 1)

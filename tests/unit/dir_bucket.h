@@ -92,6 +92,12 @@ static inline enum r2_code head(const char *name, struct r2_object *o)
     return store->ops->head(store, &call, key_of(name), o);
 }
 
+static inline enum r2_code copy(const char *from, const char *if_match, const char *to)
+{
+    struct r2_call call = call_with(&err);
+    return store->ops->copy(store, &call, key_of(from), if_match, key_of(to));
+}
+
 static inline enum r2_code del(const char *name)
 {
     struct r2_call call = call_with(&err);

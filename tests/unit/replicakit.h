@@ -122,6 +122,21 @@ static enum r2_code b_del(struct r2_store *s, struct r2_call *call, const char *
     return inner_of(s)->ops->del(inner_of(s), call, key);
 }
 
+static enum r2_code b_copy(struct r2_store *s, struct r2_call *call, const char *from,
+                           const char *if_match, const char *to)
+{
+    script.others++;
+    if (script.offline) return no_answer(call);
+    return inner_of(s)->ops->copy(inner_of(s), call, from, if_match, to);
+}
+
+static enum r2_code b_list(struct r2_store *s, struct r2_call *call, const char *prefix,
+                           const char *after, r2_list_fn fn, void *ctx)
+{
+    if (script.offline) return no_answer(call);
+    return inner_of(s)->ops->list(inner_of(s), call, prefix, after, fn, ctx);
+}
+
 static enum r2_code b_presign(struct r2_store *s, struct r2_call *call, const char *key,
                               int64_t seconds, struct r2_buf *url)
 {
@@ -137,6 +152,8 @@ static void b_close(struct r2_store *s)
 static const struct r2_store_ops between_ops = {.head = b_head,
                                                 .get = b_get,
                                                 .put = b_put,
+                                                .list = b_list,
+                                                .copy = b_copy,
                                                 .del = b_del,
                                                 .presign = b_presign,
                                                 .close = b_close};
@@ -242,11 +259,14 @@ static KIT_UNUSED void stock(const char *path, const char *sql)
 static KIT_UNUSED void commit(struct machine *m, const char *sql)
 {
     struct r2_mark mark = {0};
-    if (r2_replica_touch(m->r, &err) != R2_OK) abort();
+    struct r2_marks marks = {0};
+    if (r2_replica_touch(m->r, &marks, &err) != R2_OK) abort();
+    r2_replica_unseen(m->r); /* nobody says which pages */
     stock(m->path, sql);
     mark.counter = counter_of(m->path);
     r2_replica_committed(m->r, &mark);
-    r2_replica_ended(m->r);
+    r2_replica_ended(m->r, &marks);
+    r2_marks_free(&marks);
 }
 
 /* Open, commit, close. */

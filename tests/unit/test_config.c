@@ -363,24 +363,33 @@ static void options_arrive(void)
     }
 }
 
-static void what_needs_the_log_layout_is_refused(void)
+static void an_earlier_version_is_named_in_one_way(void)
 {
-    static const struct {
-        const char *line, *word;
-    } rows[] = {{"?sync=commit", "use sync=close, a number of milliseconds, or SELECT sync()"},
-                {"R2VFS_SYNC=commit", "sync=commit comes with the log layout"},
-                {"?layout=log", "layout=object"},
-                {"R2VFS_LAYOUT=log", "layout=object"},
-                {"?version=7", "version"},
-                {"?at=2026-01-01T00:00:00Z", "at"}};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        CU_ASSERT_EQUAL(LOAD(FILE_REMOTE, rows[i].line), R2_REFUSED);
-        HAS(rows[i].word);
-        HAS("which this version does not have yet");
-        CU_ASSERT_EQUAL(got.scheme, R2_SCHEME_NONE);
-    }
-    /* without a remote there is nothing to refuse */
-    CU_ASSERT_EQUAL(LOAD("?sync=commit"), R2_OK);
+    CU_ASSERT_EQUAL(LOAD(FILE_REMOTE), R2_OK);
+    CU_ASSERT_TRUE(got.version == 0 && !got.at_given);
+    CU_ASSERT_EQUAL(LOAD(FILE_REMOTE, "?version=1742"), R2_OK);
+    CU_ASSERT_TRUE(got.version == 1742 && !got.at_given);
+    CU_ASSERT_EQUAL(LOAD(FILE_REMOTE, "?version=9223372036854775807"), R2_OK);
+    CU_ASSERT_EQUAL(LOAD(FILE_REMOTE, "?at=1970-01-01T00:00:01.5+00:00"), R2_OK);
+    CU_ASSERT_TRUE(got.version == 0 && got.at_given && got.at_ms == 1500);
+    CU_ASSERT_EQUAL(LOAD(FILE_REMOTE, "?at=1970-01-01T00:00:00Z"), R2_OK);
+    CU_ASSERT_TRUE(got.at_given && got.at_ms == 0);
+    CU_ASSERT_EQUAL(LOAD(FILE_REMOTE, "?version=", "?at="), R2_OK);
+    CU_ASSERT_TRUE(got.version == 0 && !got.at_given);
+    static const char *const numbers[] = {"?version=0", "?version=-1", "?version=1x", "?version= 1",
+                                          "?version=9223372036854775808"};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        WRONG(LOAD(FILE_REMOTE, numbers[i]), "it must be a version's number, from 1");
+    static const char *const times[] = {"?at=now", "?at=2026-11-23", "?at=1700000000"};
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+        WRONG(LOAD(FILE_REMOTE, times[i]), "it must be a time as in");
+    WRONG(LOAD(FILE_REMOTE, "?version=1", "?at=1970-01-01T00:00:00Z"), "both say which version");
+    CU_ASSERT_EQUAL(got.scheme, R2_SCHEME_NONE);
+    /* the database itself would be shown in its place */
+    WRONG(LOAD("?version=1"), "has no remote");
+    WRONG(LOAD("?at=1970-01-01T00:00:00Z"), "has no remote");
+    CU_ASSERT_EQUAL(LOAD(FILE_REMOTE, "version=3", "at=x"), R2_OK); /* not from the environment */
+    CU_ASSERT_TRUE(got.version == 0 && !got.at_given);
 }
 
 #define BKT  "?remote=s3://bkt/k"
@@ -528,7 +537,7 @@ UNIT_MAIN("config", UNIT(nothing_given_passes_through), UNIT(defaults_are_as_doc
           UNIT(prefix_takes_the_base_name_or_the_path_below_the_root),
           UNIT(a_long_path_below_a_long_prefix_is_refused), UNIT(the_uri_beats_the_environment),
           UNIT(options_have_limits), UNIT(options_arrive),
-          UNIT(what_needs_the_log_layout_is_refused), UNIT(endpoints_come_from_four_places),
+          UNIT(an_earlier_version_is_named_in_one_way), UNIT(endpoints_come_from_four_places),
           UNIT(wrong_endpoints_are_explained), UNIT(region_follows_the_aws_endpoint_only),
           UNIT(credentials_come_as_one_family), UNIT(long_credentials_are_refused_not_cut),
           UNIT(getenv_knows_the_real_root))

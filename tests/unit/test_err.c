@@ -81,7 +81,7 @@ static void every_code_has_its_own_sentence(void)
             CU_ASSERT_STRING_NOT_EQUAL(r2_code_text((enum r2_code)i),
                                        r2_code_text((enum r2_code)k));
     }
-    CU_ASSERT_STRING_EQUAL(r2_code_text((enum r2_code)(R2_READONLY + 1)), "unknown error");
+    CU_ASSERT_STRING_EQUAL(r2_code_text((enum r2_code)(R2_STALE + 1)), "unknown error");
     CU_ASSERT_STRING_EQUAL(r2_code_text((enum r2_code) - 1), "unknown error");
 }
 

@@ -95,11 +95,13 @@ static void loose_pages_are_no_change(void)
     CU_ASSERT_EQUAL(open_it(&a), R2_OK);
     size_t n, m;
     uint8_t *was = kit_read_file(a.path, &n);
-    CU_ASSERT_EQUAL(r2_replica_touch(a.r, &err), R2_OK);
+    struct r2_marks marks = {0};
+    CU_ASSERT_EQUAL(r2_replica_touch(a.r, &marks, &err), R2_OK);
+    r2_replica_unseen(a.r);
     stock(a.path,
           "PRAGMA cache_size=10; BEGIN; WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT "
           "i+1 FROM c WHERE i<300) INSERT INTO big SELECT randomblob(900) FROM c; ROLLBACK");
-    r2_replica_ended(a.r);
+    r2_replica_ended(a.r, &marks);
     uint8_t *now = kit_read_file(a.path, &m);
     CU_ASSERT_TRUE(n == m && memcmp(was, now, n) != 0);
     free(was), free(now);
@@ -322,7 +324,7 @@ static void state_cut_short(void)
     for (int dirty = 0; dirty < 2; dirty++) {
         start();
         both_at_1();
-        if (truncate(kit_path("a/app.db-r2"), R2_STATE_SUMS_AT) != 0) abort();
+        if (truncate(kit_path("a/app.db-r2"), R2_STATE_BLOCKS_AT) != 0) abort();
         stock(a.path, dirty ? SET(11) : "PRAGMA user_version");
         if (!dirty) shell("touch '%s'", a.path);
         CU_ASSERT_EQUAL(session(&a, NULL), R2_OK);

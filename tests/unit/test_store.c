@@ -1,9 +1,11 @@
-/* test_store.c - metadata, the table of stores, the log of requests. */
+/* test_store.c - metadata, the table of stores, the gate, many at once, the log of requests. */
 #include "unit.h"
 
+#include "../../vfs/os.h"
 #include "../../vfs/store.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 static struct r2_meta m;
@@ -187,8 +189,158 @@ static void a_forked_child_can_log(void)
     }
 }
 
+/* ---- the gate ---- */
+
+static void fresh_is_from_an_hour_before_to_just_before(void)
+{
+    static const int64_t until = 1700000000000, hour = 3600 * 1000;
+    struct r2_err e = {0};
+    struct r2_call call = {.err = &e, .fresh_until_ms = until};
+    CU_ASSERT_FALSE(r2_store_stale(&call, until - 1));
+    CU_ASSERT_FALSE(r2_store_stale(&call, until - hour));
+    CU_ASSERT_EQUAL(e.code, R2_OK);
+    CU_ASSERT_TRUE(r2_store_stale(&call, until));
+    CU_ASSERT_EQUAL(e.code, R2_STALE);
+    CU_ASSERT_TRUE(r2_store_stale(&call, until - hour - 1));
+    CU_ASSERT_TRUE(r2_store_stale(&call, INT64_MAX));
+    call.err = NULL;
+    CU_ASSERT_TRUE(r2_store_stale(&call, 0));
+    call.fresh_until_ms = 0;
+    CU_ASSERT_FALSE(r2_store_stale(&call, until));
+}
+
+/* ---- many at once ---- */
+
+struct crowd {
+    pthread_barrier_t meet; /* so many really are at it at once */
+    bool meets;
+    pthread_t caller;
+    struct r2_err *err;
+    int64_t deadline_ms;
+    uint64_t fail_at;
+    _Atomic int at_once, most, calls, wrong, here, threads_blocking;
+    _Atomic uint64_t sum;
+};
+
+static enum r2_code visit(void *ctx, struct r2_call *call, uint64_t index)
+{
+    struct crowd *c = ctx;
+    int now = atomic_fetch_add(&c->at_once, 1) + 1, most = atomic_load(&c->most);
+    while (now > most && !atomic_compare_exchange_weak(&c->most, &most, now)) {
+    }
+    bool own = call->err && call->err != c->err && call->err->code == R2_OK;
+    if (!own || call->deadline_ms < c->deadline_ms || call->fresh_until_ms != 42)
+        atomic_fetch_add(&c->wrong, 1);
+    if (pthread_equal(pthread_self(), c->caller)) {
+        atomic_fetch_add(&c->here, 1);
+    } else {
+        sigset_t mask;
+        pthread_sigmask(SIG_SETMASK, NULL, &mask);
+        if (sigismember(&mask, SIGUSR1) == 1 && sigismember(&mask, SIGTERM) == 1)
+            atomic_fetch_add(&c->threads_blocking, 1);
+    }
+    atomic_fetch_add(&c->sum, index);
+    atomic_fetch_add(&c->calls, 1);
+    if (c->meets) pthread_barrier_wait(&c->meet);
+    atomic_fetch_sub(&c->at_once, 1);
+    call->signed_ms = 7; /* of the copy */
+    if (index < c->fail_at) return R2_OK;
+    return r2_fail(call->err, R2_DENIED, "at %llu", (unsigned long long)index);
+}
+
+/* `meet`: how many must be at it at once (0: no matter). */
+static enum r2_code gather(struct crowd *c, unsigned at_once, uint64_t count, unsigned meet,
+                           uint64_t fail_at, struct r2_err *e)
+{
+    struct r2_call call = {.deadline_ms = r2_boot_ms() + 1000, .err = e, .fresh_until_ms = 42};
+    memset(c, 0, sizeof *c);
+    c->caller = pthread_self(), c->err = e, c->deadline_ms = call.deadline_ms;
+    c->fail_at = fail_at, c->meets = meet > 0;
+    if (meet) pthread_barrier_init(&c->meet, NULL, meet);
+    alarm(60); /* who waits in vain ends in a signal */
+    enum r2_code code = r2_store_parallel(&call, at_once, count, visit, c, e);
+    alarm(0);
+    if (meet) pthread_barrier_destroy(&c->meet);
+    CU_ASSERT_EQUAL(atomic_load(&c->wrong), 0);
+    CU_ASSERT_EQUAL(call.signed_ms, 0);
+    sigset_t mask;
+    pthread_sigmask(SIG_SETMASK, NULL, &mask);
+    CU_ASSERT_EQUAL(sigismember(&mask, SIGUSR1), 0); /* as it was */
+    return code;
+}
+
+static void so_many_at_once_and_no_more(void)
+{
+    static const struct {
+        unsigned asked;
+        int meet;
+    } cases[] = {{1, 1}, {3, 3}, {64, 64}, {1000, 64}};
+    struct crowd c;
+    struct r2_err e = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int n = 2 * cases[i].meet;
+        CU_ASSERT_EQUAL(
+            gather(&c, cases[i].asked, (uint64_t)n, (unsigned)cases[i].meet, UINT64_MAX, &e),
+            R2_OK);
+        CU_ASSERT_EQUAL(atomic_load(&c.calls), n); /* each once */
+        CU_ASSERT_EQUAL(atomic_load(&c.sum), (uint64_t)(n * (n - 1) / 2));
+        CU_ASSERT_EQUAL(atomic_load(&c.most), cases[i].meet);
+        CU_ASSERT_EQUAL(atomic_load(&c.threads_blocking), n - atomic_load(&c.here));
+    }
+    CU_ASSERT_EQUAL(gather(&c, 8, 0, 0, UINT64_MAX, &e), R2_OK);
+    CU_ASSERT_EQUAL(atomic_load(&c.calls), 0);
+    CU_ASSERT_EQUAL(gather(&c, 0, 5, 0, UINT64_MAX, NULL), R2_OK);
+    CU_ASSERT_EQUAL(atomic_load(&c.here), 5);
+}
+
+static void the_first_failure_ends_it(void)
+{
+    struct crowd c;
+    struct r2_err e = {0};
+    CU_ASSERT_EQUAL(gather(&c, 1, 100, 0, 5, &e), R2_DENIED);
+    CU_ASSERT_STRING_EQUAL(e.text, "at 5");
+    CU_ASSERT_EQUAL(atomic_load(&c.calls), 6);
+    /* more than could ever be done */
+    CU_ASSERT_EQUAL(gather(&c, 8, (uint64_t)1 << 60, 0, 1000, &e), R2_DENIED);
+    CU_ASSERT(atomic_load(&c.calls) < 2000);
+    CU_ASSERT_EQUAL(gather(&c, 4, 4, 0, 0, NULL), R2_DENIED);
+}
+
+#ifdef __GLIBC__
+static void *no_thread(void *ctx)
+{
+    return ctx;
+}
+
+static void it_works_without_threads(void)
+{
+    pthread_attr_t was, huge;
+    pthread_t thread;
+    struct crowd c;
+    struct r2_err e = {0};
+    CU_ASSERT_EQUAL_FATAL(pthread_getattr_default_np(&was), 0);
+    CU_ASSERT_EQUAL_FATAL(pthread_getattr_default_np(&huge), 0);
+    CU_ASSERT_EQUAL_FATAL(pthread_attr_setstacksize(&huge, (size_t)1 << 50), 0);
+    CU_ASSERT_EQUAL_FATAL(pthread_setattr_default_np(&huge), 0);
+    CU_ASSERT_NOT_EQUAL_FATAL(pthread_create(&thread, NULL, no_thread, NULL), 0);
+    CU_ASSERT_EQUAL(gather(&c, 64, 100, 0, UINT64_MAX, &e), R2_OK);
+    CU_ASSERT_EQUAL(pthread_setattr_default_np(&was), 0);
+    pthread_attr_destroy(&was);
+    pthread_attr_destroy(&huge);
+    CU_ASSERT_EQUAL(atomic_load(&c.here), 100);
+    CU_ASSERT_EQUAL(atomic_load(&c.calls), 100);
+}
+#else
+static void it_works_without_threads(void)
+{
+    CU_PASS("this C library has no default for the size of stacks that a test could set");
+}
+#endif
+
 UNIT_MAIN("store", UNIT(metadata_comes_back), UNIT(a_value_that_does_not_fit_is_not_cut),
           UNIT(nothing_can_be_smuggled_in), UNIT(metadata_ends_at_its_limit),
           UNIT(the_scheme_picks_the_store), UNIT(requests_are_counted_by_class),
           UNIT(the_log_keeps_the_newest), UNIT(threads_do_not_tear_rows),
-          UNIT(a_forked_child_can_log))
+          UNIT(a_forked_child_can_log), UNIT(fresh_is_from_an_hour_before_to_just_before),
+          UNIT(so_many_at_once_and_no_more), UNIT(the_first_failure_ends_it),
+          UNIT(it_works_without_threads))

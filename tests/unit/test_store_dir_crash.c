@@ -85,17 +85,20 @@ struct story {
     bool foreign; /* the old one was put there by hand */
     const char *text, *v;
     enum r2_put_if when;
+    bool copy; /* of an object "src" that has them */
 };
 
 static const struct story stories[] = {
-    {"new/folder/k", NULL, NULL, false, "first", "1", R2_PUT_IF_ABSENT},
-    {"k", NULL, NULL, false, "first", "1", R2_PUT_ANY},
-    {"k", "old body", "1", false, "the new body", "2", R2_PUT_IF_MATCH},
-    {"k", "old body", "1", false, "new body", "2", R2_PUT_IF_MATCH}, /* equal sizes */
-    {"k", "same", "1", false, "same", "2", R2_PUT_ANY},              /* equal bytes */
-    {"k", "by hand", NULL, true, "ours now", "1", R2_PUT_IF_MATCH},
-    {"k", "by hand", NULL, true, "by hand", "1", R2_PUT_ANY},
-    {"k", "old body", "1", false, NULL, NULL, R2_PUT_ANY}, /* delete */
+    {"new/folder/k", NULL, NULL, false, "first", "1", R2_PUT_IF_ABSENT, false},
+    {"k", NULL, NULL, false, "first", "1", R2_PUT_ANY, false},
+    {"k", "old body", "1", false, "the new body", "2", R2_PUT_IF_MATCH, false},
+    {"k", "old body", "1", false, "new body", "2", R2_PUT_IF_MATCH, false}, /* equal sizes */
+    {"k", "same", "1", false, "same", "2", R2_PUT_ANY, false},              /* equal bytes */
+    {"k", "by hand", NULL, true, "ours now", "1", R2_PUT_IF_MATCH, false},
+    {"k", "by hand", NULL, true, "by hand", "1", R2_PUT_ANY, false},
+    {"k", "old body", "1", false, NULL, NULL, R2_PUT_ANY, false}, /* delete */
+    {"k", "old body", "1", false, "from src", "2", R2_PUT_ANY, true},
+    {"new/folder/k", NULL, NULL, false, "from src", "2", R2_PUT_ANY, true},
 };
 enum { STORIES = sizeof stories / sizeof *stories };
 
@@ -106,6 +109,7 @@ static void story_start(const struct story *s, char etag[R2_ETAG_BYTES])
         write_file(s->name, s->old);
     else if (s->old && put(s->name, s->old, s->old_v) != R2_OK)
         abort();
+    if (s->copy && put("src", s->text, s->v) != R2_OK) abort();
     if (s->old && head(s->name, &o) != R2_OK) abort();
     memcpy(etag, o.etag, R2_ETAG_BYTES);
 }
@@ -113,6 +117,7 @@ static void story_start(const struct story *s, char etag[R2_ETAG_BYTES])
 static enum r2_code story_act(const struct story *s, const char *etag)
 {
     if (!s->text) return del(s->name);
+    if (s->copy) return copy("src", NULL, s->name);
     return put_e(s->name, s->text, s->v, s->when, etag, NULL, &err);
 }
 
@@ -125,6 +130,7 @@ static bool is_old(const struct story *s)
 static bool is_new(const struct story *s)
 {
     struct r2_object o;
+    if (s->copy && !is("src", s->text, s->v)) return false;
     return s->text ? is(s->name, s->text, s->v) : head(s->name, &o) == R2_MISSING;
 }
 
@@ -236,11 +242,11 @@ static void denied_and_full_have_their_own_codes(void)
     CU_ASSERT_EQUAL(put("k", "old", "1"), R2_OK);
     r2_os.open = denied_open;
     CU_ASSERT_EQUAL(put("k", "new", "2"), R2_DENIED);
-    HAS("check owner and permissions");
+    HAS("the right to read and write");
     r2_os = real;
     r2_os.pwrite = full_pwrite;
     CU_ASSERT_EQUAL(put("k", "new", "2"), R2_FULL);
-    HAS("free some space");
+    HAS("make room");
     r2_os = real;
     CU_ASSERT_TRUE(is("k", "old", "1"));
     end();

@@ -1,0 +1,128 @@
+/* layout_log.c - a push in the log layout: one segment whose key can be created once. See layout.h.
+ *
+ *   KEY                                        the snapshot, as in layout_object.c; db-layout: log
+ *   KEY-log/<8 digits of lineage>/<version>.ltx  a segment (ltx.h): min TXID = max TXID = version,
+ * node id = the nonce of this content, page 1 always in it
+ *
+ * Whoever creates the key wins. After a lost answer the key is looked at: our nonce, or not. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "buf.h"
+#include "log_int.h"
+#include "os.h"
+
+/* Who made the version that we want to make? */
+static enum r2_code look(struct r2_log *l, const struct r2_pending *p, struct r2_remote *seen,
+                         enum r2_maker *maker)
+{
+    struct r2_version *before = malloc(sizeof *before);
+    uint32_t which;
+    if (!before) return r2_fail(l->call->err, R2_NOMEM, "out of memory");
+    *before = p->v;
+    before->version--;
+    before->recent[0] = 0;
+    int64_t verified_ms = l->verified_ms;
+    l->verified_ms = 0; /* in doubt a 404 proves nothing: look at the snapshot, too */
+    enum r2_code rc = r2_log_probe(l, before, seen);
+    if (!rc && !seen->by_segments && r2_log_same_lineage(seen, p->v.lineage) &&
+        seen->v.version >= p->v.version)
+        rc = r2_log_probe(l, before, seen); /* collected, or created in between: once more */
+    l->verified_ms = verified_ms;
+    *maker = R2_MAKER_OTHER;
+    if (!rc && seen->exists && seen->v.version == before->version && !seen->by_segments &&
+        !seen->ended)
+        *maker = R2_MAKER_NOBODY;
+    else if (!rc && seen->exists)
+        *maker = r2_layout_maker(seen, p, &which);
+    free(before);
+    r2_ahead_free(l->ahead);
+    return rc ? r2_wrap(l->call->err, "look what became of version %" PRIu64, p->v.version) : R2_OK;
+}
+
+/* The answer came late: segments may have been collected meanwhile, this key among them. */
+static enum r2_code confirm(struct r2_log *l, const struct r2_pending *p, struct r2_remote *seen)
+{
+    enum r2_code rc = r2_log_look(l, seen);
+    if (rc) return l->call->err->code = R2_UNKNOWN;
+    if (r2_log_same_lineage(seen, p->v.lineage) && seen->v.version < p->v.version) return R2_OK;
+    return r2_fail(l->call->err, R2_CONFLICT,
+                   "the remote moved on to version %" PRIu64 " while the answer was on its way",
+                   seen->v.version);
+}
+
+static void ours(const struct r2_pending *p, struct r2_remote *seen)
+{
+    memset(seen, 0, sizeof *seen);
+    seen->exists = seen->numbered = seen->has_checksum = seen->has_lineage = true;
+    seen->layout = R2_LAYOUT_LOG;
+    seen->v = p->v;
+    seen->v.etag[0] = 0;
+}
+
+enum r2_code r2_log_push(struct r2_log *l, const struct r2_pending *p, const struct r2_body *body,
+                         struct r2_remote *seen, enum r2_maker *maker)
+{
+    char key[R2_LOG_KEY];
+    struct r2_put put = {.key = key, .body = *body, .when = R2_PUT_IF_ABSENT};
+    struct r2_object *o = malloc(sizeof *o);
+    struct r2_call *call = l->call;
+    bool lost_answer = p->doubt;
+    enum r2_code rc = R2_OK;
+    if (!o) return r2_fail(call->err, R2_NOMEM, "out of memory");
+    r2_log_key(l->key, p->v.lineage, p->v.version, ".ltx", key);
+    for (int64_t pause = 100;; pause = pause < 2000 ? pause * 2 : pause) {
+        r2_err_clear(call->err);
+        call->fresh_until_ms = l->verified_ms + R2_FRESH_MS;
+        rc = l->store->ops->put(l->store, call, &put, o);
+        call->fresh_until_ms = 0;
+        if (rc == R2_OK && call->took_ms > R2_LATE_MS) rc = confirm(l, p, seen);
+        if (rc == R2_OK) {
+            l->verified_ms = call->signed_ms;
+            ours(p, seen);
+            *maker = R2_MAKER_LATEST;
+            break;
+        }
+        if (rc == R2_CONFLICT) {
+            *maker = R2_MAKER_OTHER;
+            break;
+        }
+        if (rc == R2_UNKNOWN) lost_answer = true;
+        if (rc != R2_UNKNOWN && rc != R2_PRECONDITION) {
+            if (lost_answer)
+                rc = call->err->code = R2_UNKNOWN; /* an earlier one may have done it */
+            break;
+        }
+        if (look(l, p, seen, maker)) {
+            rc = call->err->code = R2_UNKNOWN;
+            break;
+        }
+        if (*maker == R2_MAKER_LATEST) {
+            ours(p, seen);
+            rc = R2_OK;
+            break;
+        }
+        rc = *maker == R2_MAKER_NOBODY ? R2_UNKNOWN : R2_CONFLICT;
+        if (seen->ended) {
+            rc = r2_fail(call->err, R2_BUSY,
+                         "the layout of %s is being changed by another replica; try again, and if "
+                         "this stays, SELECT r2_checkpoint('object') finishes it",
+                         l->key);
+            break;
+        }
+        if (rc == R2_CONFLICT)
+            r2_fail(call->err, rc, "the remote is at version %" PRIu64 " of another writer",
+                    seen->v.version);
+        else if (r2_boot_ms() + pause >= call->deadline_ms)
+            r2_fail(call->err, rc, "no attempt was answered in time");
+        else {
+            r2_sleep_ms(pause); /* the same bytes again: they cannot land twice */
+            continue;
+        }
+        break;
+    }
+    free(o);
+    return rc;
+}
