@@ -44,6 +44,9 @@ struct r2_local {
     sqlite3_vfs *vfs;
     const char *name; /* as SQLite calls the file */
     int64_t busy_ms;
+    int64_t until_ms; /* r2_boot_ms: until then the busy handler waits */
+    bool (*hurry)(void *);
+    void *hurry_arg;
     enum r2_local_state state;
     bool wal;       /* this transaction is in WAL mode */
     bool found_wal; /* a -wal was there at open */

@@ -42,6 +42,8 @@ bool r2_local_opening(void);
  * busy_ms: how long a lock is waited for. */
 enum r2_code r2_local_open(const char *path, int64_t busy_ms, struct r2_local **out,
                            struct r2_err *e);
+/* While hurry(arg) is true no lock is waited for. */
+void r2_local_hurry(struct r2_local *l, bool (*hurry)(void *), void *arg);
 /* Ends a transaction that is still open, without changing the file. A -wal that was there at
  * open stays; one that SQLite made for this session goes with it. NULL is allowed. */
 void r2_local_close(struct r2_local *l);

@@ -58,6 +58,29 @@ enum r2_code r2_fail_sqlite(const struct r2_local *l, int rc, const char *what, 
 
 /* ---- open and close ---- */
 
+void r2_local_hurry(struct r2_local *l, bool (*hurry)(void *), void *arg)
+{
+    l->hurry = hurry;
+    l->hurry_arg = arg;
+}
+
+static bool may_wait(const struct r2_local *l, int64_t until_ms)
+{
+    return r2_boot_ms() < until_ms && !(l->hurry && l->hurry(l->hurry_arg));
+}
+
+/* SQLite's busy handler: false ends the waiting. */
+static int wait_a_little(void *arg, int turn)
+{
+    static const uint8_t pause_ms[] = {1, 2, 5, 10, 15, 20, 25};
+    struct r2_local *l = arg;
+    if (!may_wait(l, l->until_ms)) return 0;
+    int64_t left = l->until_ms - r2_boot_ms();
+    int64_t pause = pause_ms[turn < (int)sizeof pause_ms ? turn : (int)sizeof pause_ms - 1];
+    r2_sleep_ms(pause < left ? pause : left);
+    return 1;
+}
+
 static int connect_db(const char *path, struct r2_local *l)
 {
     /* no URI: '?' and '%' are ordinary; a private cache: a shared one would lock against a caller
@@ -69,6 +92,7 @@ static int connect_db(const char *path, struct r2_local *l)
     opening = before;
     if (rc != SQLITE_OK) return rc;
     sqlite3_extended_result_codes(l->db, 1);
+    sqlite3_busy_handler(l->db, wait_a_little, l);
     /* a mapping would outlive a truncation by somebody else */
     rc = sqlite3_exec(l->db, "PRAGMA mmap_size=0", NULL, NULL, NULL);
     if (rc == SQLITE_OK)
@@ -121,12 +145,6 @@ void r2_local_close(struct r2_local *l)
 
 /* ---- transactions ---- */
 
-static void set_timeout(struct r2_local *l, int64_t until_ms)
-{
-    int64_t left = until_ms - r2_boot_ms();
-    sqlite3_busy_timeout(l->db, left > 0 ? (int)left : 0);
-}
-
 static void stop_reading(struct r2_local *l)
 {
     sqlite3_exec(l->db, "ROLLBACK", NULL, NULL, NULL);
@@ -140,7 +158,7 @@ static void stop_reading(struct r2_local *l)
  * without parsing the schema, so a damaged schema does not keep a pull out. */
 static int start_reading(struct r2_local *l, int64_t until_ms)
 {
-    set_timeout(l, until_ms);
+    l->until_ms = until_ms;
     int rc = sqlite3_exec(l->db, "BEGIN; PRAGMA schema_version", NULL, NULL, NULL);
     if (rc == SQLITE_OK && sqlite3_txn_state(l->db, "main") != SQLITE_TXN_READ) rc = SQLITE_ERROR;
     /* In WAL mode the connection's journal is its -wal, open; in a read transaction of the rollback
@@ -184,7 +202,7 @@ static int lock_for_writing(struct r2_local *l, int64_t until_ms)
     if (rc != SQLITE_OK) return rc; /* another writer: our SHARED lock would be in its way */
     for (int64_t pause_ms = 1;; pause_a_little(&pause_ms, until_ms)) {
         rc = m->xLock(l->file, SQLITE_LOCK_EXCLUSIVE);
-        if ((rc & 0xff) != SQLITE_BUSY || r2_boot_ms() >= until_ms) break;
+        if ((rc & 0xff) != SQLITE_BUSY || !may_wait(l, until_ms)) break;
     }
     if (rc != SQLITE_OK) m->xUnlock(l->file, SQLITE_LOCK_SHARED);
     return rc;
@@ -208,8 +226,7 @@ static enum r2_code begin(struct r2_local *l, bool write, struct r2_err *e)
                 stop_reading(l);
         }
         if (rc == SQLITE_OK) return R2_OK;
-        if (code_of(rc) != R2_BUSY || r2_boot_ms() >= until_ms)
-            return r2_fail_sqlite(l, rc, what, e);
+        if (code_of(rc) != R2_BUSY || !may_wait(l, until_ms)) return r2_fail_sqlite(l, rc, what, e);
     }
 }
 
@@ -395,7 +412,7 @@ enum r2_code r2_local_quick_check(struct r2_local *l, struct r2_err *e)
 {
     sqlite3_stmt *s = NULL;
     enum r2_code code = R2_OK;
-    set_timeout(l, r2_boot_ms() + l->busy_ms);
+    l->until_ms = r2_boot_ms() + l->busy_ms;
     int rc = sqlite3_prepare_v2(l->db, "PRAGMA quick_check(1)", -1, &s, NULL);
     if (rc == SQLITE_OK) rc = sqlite3_step(s);
     if (rc == SQLITE_ROW) {
@@ -417,7 +434,7 @@ void r2_local_tidy_wal(struct r2_local *l)
     bool due = l->wal && l->idx.mx_frame >= TIDY_FRAMES;
     stop_reading(l);
     if (!due) return;
-    sqlite3_busy_timeout(l->db, 0);
+    l->until_ms = 0;
     /* the long part without the write lock; then the short one, if it can be had at once */
     if (sqlite3_wal_checkpoint_v2(l->db, "main", SQLITE_CHECKPOINT_PASSIVE, &frames, &copied) ==
             SQLITE_OK &&
@@ -432,7 +449,7 @@ enum r2_code r2_local_set_wal(struct r2_local *l, bool wal, struct r2_err *e)
     enum r2_code code = R2_OK;
     if (l->state != R2_LOCAL_IDLE)
         return r2_fail(e, R2_REFUSED, "%s: a transaction is open", l->name);
-    set_timeout(l, r2_boot_ms() + l->busy_ms);
+    l->until_ms = r2_boot_ms() + l->busy_ms;
     int rc = sqlite3_prepare_v2(
         l->db, wal ? "PRAGMA main.journal_mode=WAL" : "PRAGMA main.journal_mode=DELETE", -1, &s,
         NULL);

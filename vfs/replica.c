@@ -15,7 +15,9 @@
 enum {
     STAGE_BUSY_MS = 5000, /* how long a writer's EXCLUSIVE lock is waited for */
     WAIT_SLICE_MS = 50,
-    PATIENCE_MS = 3600 * 1000 /* at most, for an upload of somebody who is alive */
+    ASKING_MS = WAIT_SLICE_MS + 10,    /* said again in every slice */
+    COMMITTING_MS = 4 * WAIT_SLICE_MS, /* what a waiting COMMIT says again in every slice */
+    PATIENCE_MS = 3600 * 1000          /* at most, for an upload of somebody who is alive */
 };
 
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
@@ -231,27 +233,84 @@ static void take_times(struct r2_replica *r)
     if (headed > k->headed_ms && headed < most) k->headed_ms = headed;
 }
 
-enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms, struct r2_err *e)
+/* Does a COMMIT wait for its turn? It holds SQLite's write lock, so that an operation which looks
+ * at the file would wait for it in turn. */
+static bool commit_waits(struct r2_replica *r)
 {
+    int64_t left = atomic_load(&r2_state_live(r->state)->committing_ms) - r2_boot_ms();
+    return left > 0 && left <= COMMITTING_MS; /* of a process that was killed, or of another boot */
+}
+
+/* The OP lock has no queue: who comes back to it at once would keep it from everybody else. */
+static void ask(struct r2_op *op)
+{
+    if (!op->commit)
+        atomic_store(&r2_state_live(op->r->state)->asking_ms, r2_boot_ms() + ASKING_MS);
+}
+
+void r2_replica_let_pass(struct r2_replica *r)
+{
+    for (int turn = 0; turn < ASKING_MS / 2; turn++) {
+        int64_t left = atomic_load(&r2_state_live(r->state)->asking_ms) - r2_boot_ms();
+        if (left <= 0 || left > ASKING_MS) return;
+        r2_sleep_ms(1);
+    }
+}
+
+static bool give_way(void *arg)
+{
+    struct r2_op *op = arg;
+    if (op->commit || !commit_waits(op->r)) return false;
+    op->gave_way = true;
+    return true;
+}
+
+enum r2_code r2_op_local(struct r2_op *op, int64_t busy_ms, struct r2_local **out)
+{
+    enum r2_code rc = r2_local_open(op->r->path, busy_ms, out, op->call.err);
+    if (!rc) r2_local_hurry(*out, give_way, op);
+    return rc;
+}
+
+bool r2_op_again(const struct r2_op *op, enum r2_code rc, int64_t until_ms)
+{
+    return rc == R2_BUSY && op->gave_way && r2_boot_ms() < until_ms;
+}
+
+/* Take the OP lock. */
+static enum r2_code take_turn(struct r2_op *op, int64_t wait_ms, struct r2_err *e)
+{
+    struct r2_replica *r = op->r;
     struct timespec until;
     bool anew; /* then no record is found below */
     int64_t now = r2_now_ms(), start = r2_boot_ms();
     until.tv_sec = (now + wait_ms) / 1000;
     until.tv_nsec = (now + wait_ms) % 1000 * 1000000;
-    memset(op, 0, sizeof *op);
-    op->r = r;
-    r2_err_clear(e);
     if (!r2_crypto_ready())
         return r2_fail(
             e, R2_IO,
             "the process is ending and its libraries are gone: %s stays as it is, and the "
             "next open pushes what it has",
             r->path);
-    if (pthread_mutex_trylock(&r->op) != 0 &&
-        (wait_ms <= 0 || pthread_mutex_timedlock(&r->op, &until) != 0))
-        return r2_fail(e, R2_BUSY, "another thread is still busy with the replica of %s", r->path);
+    if (op->commit) atomic_store(&r2_state_live(r->state)->committing_ms, start + COMMITTING_MS);
+    while (!op->commit && wait_ms > 0 && commit_waits(r)) {
+        if (r2_boot_ms() - start >= wait_ms)
+            return r2_fail(e, R2_BUSY, "COMMITs of other connections to %s go first", r->path);
+        r2_sleep_ms(1);
+    }
+    if (pthread_mutex_trylock(&r->op) != 0) {
+        if (wait_ms > 0) ask(op);
+        if (wait_ms <= 0 || pthread_mutex_timedlock(&r->op, &until) != 0)
+            return r2_fail(e, R2_BUSY, "another thread is still busy with the replica of %s",
+                           r->path);
+    }
+    enum r2_code rc = r2_state_lock(r->state, 0, &anew, e);
     int64_t left = wait_ms - (r2_boot_ms() - start);
-    enum r2_code rc = r2_state_lock(r->state, left > 0 ? left : 0, &anew, e);
+    if (rc == R2_BUSY && left > 0) {
+        ask(op);
+        rc = r2_state_lock(r->state, left, &anew, e);
+    }
+    if (!rc && !op->commit) atomic_store(&r2_state_live(r->state)->asking_ms, 0);
     if (!rc) {
         rc = r2_state_load(r->state, r->config.url, &r->record, e);
         op->known = rc == R2_OK;
@@ -278,14 +337,29 @@ enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms
     return R2_OK;
 }
 
-enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bool *skip,
-                        struct r2_err *e)
+static void new_op(struct r2_op *op, struct r2_replica *r, struct r2_err *e)
 {
+    memset(op, 0, sizeof *op);
+    op->r = r;
+    r2_err_clear(e);
+}
+
+enum r2_code r2_op_begin(struct r2_op *op, struct r2_replica *r, int64_t wait_ms, struct r2_err *e)
+{
+    new_op(op, r, e);
+    return take_turn(op, wait_ms, e);
+}
+
+/* Wait for a turn, with the replica's timeout; see r2_op_wait. */
+static enum r2_code wait_turn(struct r2_op *op, bool patient, bool *skip, struct r2_err *e)
+{
+    struct r2_replica *r = op->r;
     int64_t left = atomic_load(&r->timeout_ms), patience = PATIENCE_MS;
     if (skip) *skip = false;
+    if (!op->commit) r2_replica_let_pass(r);
     for (;;) {
         int64_t slice = left < WAIT_SLICE_MS ? left : WAIT_SLICE_MS;
-        enum r2_code rc = r2_op_begin(op, r, slice, e);
+        enum r2_code rc = take_turn(op, slice, e);
         if (rc != R2_BUSY) return rc;
         bool uploading = atomic_load(&r2_state_live(r->state)->uploading);
         if (uploading && skip) {
@@ -299,11 +373,32 @@ enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bo
     }
 }
 
-enum r2_code r2_op_start(struct r2_op *op, struct r2_replica *r, struct r2_err *e)
+enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bool *skip,
+                        struct r2_err *e)
 {
+    new_op(op, r, e);
+    return wait_turn(op, patient, skip, e);
+}
+
+static enum r2_code start(struct r2_op *op, struct r2_replica *r, bool commit, struct r2_err *e)
+{
+    new_op(op, r, e);
+    op->commit = commit;
     if (r2_replica_foreign(r))
         return r2_fail(e, R2_REFUSED, "this connection was opened before a fork(); open a new one");
-    return r2_op_wait(op, r, true, NULL, e);
+    enum r2_code rc = wait_turn(op, true, NULL, e);
+    if (commit) atomic_store(&r2_state_live(r->state)->committing_ms, 0);
+    return rc;
+}
+
+enum r2_code r2_op_start(struct r2_op *op, struct r2_replica *r, struct r2_err *e)
+{
+    return start(op, r, false, e);
+}
+
+enum r2_code r2_op_start_commit(struct r2_op *op, struct r2_replica *r, struct r2_err *e)
+{
+    return start(op, r, true, e);
 }
 
 void r2_op_end(struct r2_op *op)
@@ -453,9 +548,12 @@ static uint64_t dirty_pages(struct r2_replica *r)
     if (r2_identity_of(r->path, &now, &e) == R2_OK && r2_maybe_dirty(&op, &now)) {
         struct r2_staged s;
         struct r2_diff d = {0};
-        if (r2_stage_changes(&op, &s) == R2_OK && s.by_changes)
+        enum r2_code rc = r2_stage_changes(&op, &s);
+        if (rc)
+            pages = 1; /* somebody is writing: at least one */
+        else if (s.by_changes)
             pages = s.equal ? 0 : s.changes.changed;
-        else if (!s.by_changes && s.image.sums && !s.equal &&
+        else if (s.image.sums && !s.equal &&
                  r2_image_compare(&s.image, &r->record.base, r->state, r->record.area, &d, &e) ==
                      R2_OK)
             pages = d.pages;

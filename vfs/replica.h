@@ -56,6 +56,9 @@ void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark);
 void r2_replica_ended(struct r2_replica *r, struct r2_marks *m);
 void r2_replica_count_write(struct r2_replica *r);
 void r2_replica_count_sync(struct r2_replica *r);
+/* Before an operation, or a transaction of sync=commit, which will be one: wait a little for those
+ * who have waited already. No lock is held. */
+void r2_replica_let_pass(struct r2_replica *r);
 /* At the start of a transaction: probe if the last one is older than config->refresh_ms, and pull.
  * R2_BUSY: with refresh=0 the newer version could not be applied now. */
 enum r2_code r2_replica_refresh(struct r2_replica *r, const struct r2_config *config,

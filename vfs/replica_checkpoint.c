@@ -441,20 +441,26 @@ static enum r2_code as_asked(struct r2_replica *r, struct job *j, const char *ho
     struct r2_op op;
     struct r2_record *k = &r->record;
     enum r2_layout_kind to = strcmp(how, "log") == 0 ? R2_LAYOUT_LOG : R2_LAYOUT_OBJECT;
-    enum r2_code rc = r2_op_start(&op, r, e);
-    if (rc) return rc;
-    bool change = *how && k->base.version && k->layout != to;
-    if (*how && !k->base.version)
-        rc = r2_fail(
-            e, R2_REFUSED,
-            "%s has no version yet; its first push takes the layout of the parameter layout "
-            "(R2VFS_LAYOUT)",
-            k->url);
-    else
-        rc = change ? r2_change_layout(&op, to, version) : checkpoint_now(&op, j, version);
-    take_along(&op, j);
-    j->based_ms = 0; /* as it is, not as it was when last looked at */
-    r2_op_end(&op);
+    enum r2_code rc;
+    bool change;
+    int64_t until = r2_boot_ms() + atomic_load(&r->timeout_ms);
+    do {
+        rc = r2_op_start(&op, r, e);
+        if (rc) return rc;
+        r2_image_free(&j->image); /* of a turn that gave way */
+        change = *how && k->base.version && k->layout != to;
+        if (*how && !k->base.version)
+            rc = r2_fail(
+                e, R2_REFUSED,
+                "%s has no version yet; its first push takes the layout of the parameter layout "
+                "(R2VFS_LAYOUT)",
+                k->url);
+        else
+            rc = change ? r2_change_layout(&op, to, version) : checkpoint_now(&op, j, version);
+        take_along(&op, j);
+        j->based_ms = 0; /* as it is, not as it was when last looked at */
+        r2_op_end(&op);
+    } while (r2_op_again(&op, rc, until));
     if (!rc && !change && !j->needless) {
         rc = work(j, true, true, e);
         *version = j->at_key.v.version;

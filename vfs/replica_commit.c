@@ -148,7 +148,7 @@ enum r2_code r2_replica_commit(struct r2_replica *r, const struct r2_source *fro
     struct r2_commit *c = calloc(1, sizeof *c);
     *out = NULL;
     if (!c) return r2_fail(e, R2_NOMEM, "out of memory");
-    enum r2_code rc = r2_op_start(&c->op, r, e);
+    enum r2_code rc = r2_op_start_commit(&c->op, r, e);
     if (rc) {
         free(c);
         return rc;

@@ -64,6 +64,8 @@ struct r2_op {
     bool new_try;          /* this operation has added a try to the pending push */
     bool barred;           /* this operation ended in a refusal */
     bool closing;    /* a connection closes: its last look is what the next open compares with */
+    bool commit;     /* a COMMIT, which holds SQLite's write lock: everybody else gives way */
+    bool gave_way;   /* it ended for that */
     bool ended;      /* a pull came to the end of the base's lineage */
     int64_t busy_ms; /* how long a lock on the local file is waited for when it is staged */
 };
@@ -77,6 +79,13 @@ enum r2_code r2_op_wait(struct r2_op *op, struct r2_replica *r, bool patient, bo
 /* An operation that SQL asked for: r2_op_wait, patient; refused in a forked child. */
 enum r2_code r2_op_start(struct r2_op *op, struct r2_replica *r, struct r2_err *e);
 void r2_op_end(struct r2_op *op);
+/* That of a COMMIT: whoever keeps it waiting gives way. */
+enum r2_code r2_op_start_commit(struct r2_op *op, struct r2_replica *r, struct r2_err *e);
+/* After r2_op_end: did it end with R2_BUSY only because a COMMIT had to go first? Then it is begun
+ * anew, until then (r2_boot_ms). */
+bool r2_op_again(const struct r2_op *op, enum r2_code rc, int64_t until_ms);
+/* A session on the replica's file (r2_local_open) that gives way to COMMITs. */
+enum r2_code r2_op_local(struct r2_op *op, int64_t busy_ms, struct r2_local **out);
 enum r2_code r2_op_save(struct r2_op *op); /* record -> state file */
 void r2_op_time(struct r2_op *op);         /* a transfer begins: it has the whole timeout */
 

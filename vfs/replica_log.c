@@ -365,7 +365,7 @@ static enum r2_code install(struct r2_op *op, struct r2_patch *patch, const stru
     k->pending.v = *head;
     enum r2_code rc = prepare_area(op, patch);
     if (!rc) rc = r2_op_save(op);
-    if (!rc) rc = r2_local_open(op->r->path, busy_ms, &l, e);
+    if (!rc) rc = r2_op_local(op, busy_ms, &l);
     if (!rc) rc = apply_patch(op, l, patch, head, &in);
     if (!rc) r2_local_tidy_wal(l);
     r2_local_close(l);

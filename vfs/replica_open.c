@@ -305,6 +305,7 @@ static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config
 enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *config, struct r2_err *e)
 {
     struct r2_op op;
+    enum r2_code rc;
     int64_t came = r2_boot_ms();
     bool skip, absent = access(r->path, F_OK) != 0;
     atomic_store(&r->timeout_ms, config->timeout_ms);
@@ -315,26 +316,28 @@ enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *confi
         if (!shortest || config->sync_ms < shortest) atomic_store(&r->timer_ms, config->sync_ms);
         r2_timer_want();
     }
-    enum r2_code rc = r2_op_wait(&op, r, absent, absent ? NULL : &skip, e);
-    if (!rc && !absent && skip) {
-        if (!atomic_load(&r->joined)) r2_state_join_others(r->state);
-        atomic_store(&r->joined, true);
-        return R2_OK;
-    }
-    if (rc) return rc;
-    /* threads that opened at once share the probe that began after they came */
-    bool shared = r->joined && op.known && atomic_load(&r->probed_boot_ms) > came &&
-                  !atomic_load(&r->behind) && !r2_local_absent(&op);
-    if (op.busy_ms > OPEN_BUSY_MS) op.busy_ms = OPEN_BUSY_MS;
-    if (!shared) rc = open_locked(&op, config);
-    if (rc && op.unreadable) { /* SQLite will say so at the first read; this is the cure */
-        r2_advise(e, "; it is left as it is: move it away to get version %" PRIu64 " from %s",
-                  r->record.base.version, r->config.url);
-        r2_log_err(r, e);
-        r2_err_clear(e);
-        rc = R2_OK;
-    }
-    r2_op_end(&op);
+    do {
+        rc = r2_op_wait(&op, r, absent, absent ? NULL : &skip, e);
+        if (!rc && !absent && skip) {
+            if (!atomic_load(&r->joined)) r2_state_join_others(r->state);
+            atomic_store(&r->joined, true);
+            return R2_OK;
+        }
+        if (rc) return rc;
+        /* threads that opened at once share the probe that began after they came */
+        bool shared = r->joined && op.known && atomic_load(&r->probed_boot_ms) > came &&
+                      !atomic_load(&r->behind) && !r2_local_absent(&op);
+        if (op.busy_ms > OPEN_BUSY_MS) op.busy_ms = OPEN_BUSY_MS;
+        if (!shared) rc = open_locked(&op, config);
+        if (rc && op.unreadable) { /* SQLite will say so at the first read; this is the cure */
+            r2_advise(e, "; it is left as it is: move it away to get version %" PRIu64 " from %s",
+                      r->record.base.version, r->config.url);
+            r2_log_err(r, e);
+            r2_err_clear(e);
+            rc = R2_OK;
+        }
+        r2_op_end(&op);
+    } while (r2_op_again(&op, rc, came + config->timeout_ms));
     return rc;
 }
 
@@ -359,29 +362,39 @@ static void remember_left(struct r2_op *op)
     *op->call.err = why;
 }
 
+static enum r2_code push_at_close(struct r2_op *op, bool push)
+{
+    struct r2_identity now;
+    uint64_t version;
+    enum r2_code rc = r2_identity_of(op->r->path, &now, op->call.err);
+    if (!rc && push && (r2_maybe_dirty(op, &now) || !op->r->record.base.version)) {
+        op->continues = op->closing = true;
+        rc = r2_push_if_dirty(op, &version);
+    }
+    if (rc == R2_BUSY && op->gave_way) return rc;
+    if (rc || !push) remember_left(op);
+    return rc;
+}
+
 enum r2_code r2_replica_close(struct r2_replica *r, const struct r2_config *config, bool wrote,
                               struct r2_err *e)
 {
     struct r2_op op;
-    struct r2_identity now;
-    uint64_t version;
-    bool push = config->sync != R2_SYNC_MANUAL;
+    enum r2_code rc;
+    bool others;
+    int64_t until = r2_boot_ms() + atomic_load(&r->timeout_ms);
     if (r2_replica_foreign(r) || atomic_load(&r->barred)) return R2_OK;
-    /* a reader's close need not wait for somebody else's upload */
-    enum r2_code rc = wrote ? r2_op_wait(&op, r, true, NULL, e) : r2_op_begin(&op, r, 0, e);
-    if (rc == R2_BUSY && !wrote) return R2_OK;
-    if (rc) return rc;
-    bool others = r2_replica_shared(r);
-    if (others) op.busy_ms = CLOSE_BUSY_MS;
-    if (!r2_local_absent(&op)) {
-        rc = r2_identity_of(r->path, &now, e);
-        if (!rc && push && (r2_maybe_dirty(&op, &now) || !r->record.base.version)) {
-            op.continues = op.closing = true;
-            rc = r2_push_if_dirty(&op, &version);
-        }
-        if (rc || !push) remember_left(&op);
-    }
-    r2_op_end(&op);
+    do {
+        /* a reader's close need not wait for somebody else's upload */
+        rc = wrote ? r2_op_wait(&op, r, true, NULL, e) : r2_op_begin(&op, r, 0, e);
+        if (rc == R2_BUSY && !wrote) return R2_OK;
+        if (rc) return rc;
+        others = r2_replica_shared(r);
+        if (others) op.busy_ms = CLOSE_BUSY_MS;
+        if (!r2_local_absent(&op)) rc = push_at_close(&op, config->sync != R2_SYNC_MANUAL);
+        r2_op_end(&op);
+    } while (wrote && r2_op_again(&op, rc, until));
+    if (rc == R2_BUSY && !wrote && op.gave_way) return R2_OK; /* that COMMIT is going to push */
     if (!rc) r2_checkpoint_at_close(r);
     if (!rc) return R2_OK;
     r2_log_err(r, e);

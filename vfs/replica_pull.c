@@ -227,7 +227,7 @@ static enum r2_code into_file(struct r2_op *op, struct r2_remote *remote, struct
 {
     struct r2_local *l = NULL;
     struct r2_err *e = op->call.err, ignored;
-    enum r2_code rc = r2_local_open(op->r->path, busy_ms, &l, e);
+    enum r2_code rc = r2_op_local(op, busy_ms, &l);
     if (!rc) rc = change_file(op, l, remote, image, expect, out);
     if (rc == R2_REFUSED) { /* another page size cannot go through a WAL */
         r2_err_clear(e);
@@ -375,7 +375,7 @@ static enum r2_code can_write(struct r2_op *op, int64_t busy_ms)
 {
     struct r2_local *l = NULL;
     if (r2_local_absent(op)) return R2_OK;
-    enum r2_code rc = r2_local_open(op->r->path, busy_ms, &l, op->call.err);
+    enum r2_code rc = r2_op_local(op, busy_ms, &l);
     if (!rc) rc = r2_local_begin_write(l, op->call.err);
     r2_local_close(l);
     return rc;
@@ -416,13 +416,16 @@ static enum r2_code follow(struct r2_op *op, int64_t busy_ms)
 enum r2_code r2_replica_pull(struct r2_replica *r, uint64_t *version, struct r2_err *e)
 {
     struct r2_op op;
+    int64_t timeout = atomic_load(&r->timeout_ms), until = r2_boot_ms() + timeout;
+    enum r2_code rc;
     if (r2_replica_barred(r, e)) return e->code;
-    enum r2_code rc = r2_op_start(&op, r, e);
-    if (rc) return rc;
-    int64_t timeout = atomic_load(&r->timeout_ms);
-    rc = follow(&op, timeout < PULL_BUSY_MS ? timeout : PULL_BUSY_MS);
-    *version = r->record.base.version;
-    r2_op_end(&op);
+    do {
+        rc = r2_op_start(&op, r, e);
+        if (rc) return rc;
+        rc = follow(&op, timeout < PULL_BUSY_MS ? timeout : PULL_BUSY_MS);
+        *version = r->record.base.version;
+        r2_op_end(&op);
+    } while (r2_op_again(&op, rc, until));
     if (rc) r2_log_err(r, e);
     return rc;
 }

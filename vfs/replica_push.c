@@ -506,29 +506,37 @@ enum r2_code r2_push_if_dirty(struct r2_op *op, uint64_t *version)
     return rc;
 }
 
+/* Push what was committed before write_seq was `target`, if nobody has. */
+static enum r2_code sync_to(struct r2_op *op, uint64_t target, uint64_t *version)
+{
+    struct r2_identity now;
+    struct r2_record *k = &op->r->record;
+    *version = k->base.version;
+    bool carried = op->known && k->base.version && k->pending.kind == R2_PENDING_NONE &&
+                   k->clean_seq != UINT64_MAX && k->clean_seq >= target;
+    enum r2_code rc = r2_identity_of(op->r->path, &now, op->call.err);
+    if (rc == R2_MISSING) return R2_OK;
+    if (rc) return rc;
+    if (carried && k->clean_seq > target) return R2_OK; /* somebody's push took it along */
+    if (carried && !r2_maybe_dirty(op, &now)) return R2_OK;
+    op->continues = true;
+    return r2_push_if_dirty(op, version);
+}
+
 enum r2_code r2_replica_sync(struct r2_replica *r, uint64_t *version, struct r2_err *e)
 {
     struct r2_op op;
-    struct r2_identity now;
+    enum r2_code rc;
     if (r2_replica_barred(r, e)) return e->code;
     /* what was committed before this call is in any push that is staged after it */
     uint64_t target = atomic_load(&r2_state_live(r->state)->write_seq);
-    enum r2_code rc = r2_op_start(&op, r, e);
-    if (rc) return rc;
-    struct r2_record *k = &r->record;
-    *version = k->base.version;
-    bool carried = op.known && k->base.version && k->pending.kind == R2_PENDING_NONE &&
-                   k->clean_seq != UINT64_MAX && k->clean_seq >= target;
-    rc = r2_identity_of(r->path, &now, e);
-    if (rc == R2_MISSING)
-        rc = R2_OK;
-    else if (!rc && carried && k->clean_seq > target)
-        rc = R2_OK; /* somebody's push took it along */
-    else if (!rc && (!carried || r2_maybe_dirty(&op, &now))) {
-        op.continues = true;
-        rc = r2_push_if_dirty(&op, version);
-    }
-    r2_op_end(&op);
+    int64_t until = r2_boot_ms() + atomic_load(&r->timeout_ms);
+    do {
+        rc = r2_op_start(&op, r, e);
+        if (rc) return rc;
+        rc = sync_to(&op, target, version);
+        r2_op_end(&op);
+    } while (r2_op_again(&op, rc, until));
     if (rc) r2_log_err(r, e);
     return rc;
 }

@@ -279,35 +279,43 @@ static enum r2_code remote_wins(struct r2_op *op, struct r2_remote *remote, uint
     return rc;
 }
 
+static enum r2_code resolve(struct r2_op *op, bool local, uint64_t *version)
+{
+    struct r2_replica *r = op->r;
+    struct r2_remote remote;
+    bool moved;
+    op->continues = true;
+    enum r2_code rc = r2_finish_pull(op);
+    if (!rc) rc = r2_probe(op, &remote);
+    if (!rc) rc = r2_settle(op, &remote, &moved);
+    if (!rc && local && r2_plan_relation(&r->record, &remote) == R2_REL_SAME)
+        rc = r2_push_if_dirty(op, version);
+    else if (!rc)
+        rc = local ? local_wins(op, &remote, version) : remote_wins(op, &remote, version);
+    if (rc) return rc;
+    r2_bar(r, NULL);
+    atomic_store(&r->in_conflict, false);
+    if (!r->record.conflict_version) return R2_OK;
+    r->record.conflict_version = 0;
+    return r2_op_save(op);
+}
+
 enum r2_code r2_replica_resolve(struct r2_replica *r, const char *how, uint64_t *version,
                                 struct r2_err *e)
 {
     struct r2_op op;
-    struct r2_remote remote;
-    bool moved;
+    enum r2_code rc;
     bool local = strcmp(how, "local") == 0;
     if (!local && strcmp(how, "fork") != 0 && strcmp(how, "remote") != 0)
         return r2_fail(e, R2_CONFIG, "r2_resolve() takes 'fork', 'remote' or 'local', not '%.40s'",
                        how);
-    enum r2_code rc = r2_op_start(&op, r, e);
-    if (rc) return rc;
-    op.continues = true;
-    rc = r2_finish_pull(&op);
-    if (!rc) rc = r2_probe(&op, &remote);
-    if (!rc) rc = r2_settle(&op, &remote, &moved);
-    if (!rc && local && r2_plan_relation(&r->record, &remote) == R2_REL_SAME)
-        rc = r2_push_if_dirty(&op, version);
-    else if (!rc)
-        rc = local ? local_wins(&op, &remote, version) : remote_wins(&op, &remote, version);
-    if (!rc) {
-        r2_bar(r, NULL);
-        atomic_store(&r->in_conflict, false);
-        if (r->record.conflict_version) {
-            r->record.conflict_version = 0;
-            rc = r2_op_save(&op);
-        }
-    }
-    r2_op_end(&op);
+    int64_t until = r2_boot_ms() + atomic_load(&r->timeout_ms);
+    do {
+        rc = r2_op_start(&op, r, e);
+        if (rc) return rc;
+        rc = resolve(&op, local, version);
+        r2_op_end(&op);
+    } while (r2_op_again(&op, rc, until));
     if (rc) r2_log_err(r, e);
     return rc;
 }

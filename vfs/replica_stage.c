@@ -151,7 +151,7 @@ static enum r2_code stage_it(struct r2_op *op, bool keep_bytes, bool by_changes,
     rc = r2_state_take_dirty(out->state, false, &out->dirty, op->call.err);
     if (!rc && keep_bytes)
         rc = r2_image_create(&out->image, op->r->path, "-r2-stage", false, op->call.err);
-    if (!rc) rc = r2_local_open(op->r->path, op->busy_ms, &l, op->call.err);
+    if (!rc) rc = r2_op_local(op, op->busy_ms, &l);
     bool was_unclean = k->unclean, was_damaged = k->damaged;
     if (!rc) rc = stage(op, l, out);
     r2_local_close(l);

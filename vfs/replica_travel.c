@@ -234,7 +234,7 @@ static enum r2_code keep_writers_out(struct r2_op *op, uint64_t seq, const struc
     struct r2_err *e = op->call.err;
     struct r2_stamp now;
     struct r2_identity id;
-    enum r2_code rc = r2_local_open(op->r->path, op->busy_ms, l, e);
+    enum r2_code rc = r2_op_local(op, op->busy_ms, l);
     if (!rc) rc = r2_local_begin_write(*l, e);
     if (!rc && r2_local_is_wal(*l) && image->page_size != op->r->record.base.page_size)
         return r2_fail(e, R2_REFUSED,
@@ -422,11 +422,15 @@ enum r2_code r2_replica_restore(struct r2_replica *r, uint64_t version, uint64_t
 {
     struct r2_op op;
     if (!version) return r2_fail(e, R2_CONFIG, "r2_restore() takes a version's number, from 1");
+    int64_t until = r2_boot_ms() + atomic_load(&r->timeout_ms);
     enum r2_code rc = r2_replica_pull(r, now, e);
-    if (!rc) rc = r2_op_start(&op, r, e);
     if (rc) return rc;
-    rc = restore(&op, version, now);
-    r2_op_end(&op);
+    do {
+        rc = r2_op_start(&op, r, e);
+        if (rc) return rc;
+        rc = restore(&op, version, now);
+        r2_op_end(&op);
+    } while (r2_op_again(&op, rc, until));
     if (rc) r2_log_err(r, e);
     return rc;
 }

@@ -322,6 +322,7 @@ static int shim_randomness(sqlite3_vfs *vfs, int n, char *out)
 static int shim_sleep(sqlite3_vfs *vfs, int us)
 {
     (void)vfs;
+    r2_shim_slept(us);
     return parent->xSleep(parent, us);
 }
 

@@ -9,6 +9,12 @@
 #include "replica.h"
 #include "state.h"
 
+/* What SQLITE_FCNTL_BUSYHANDLER hands over: false ends the waiting. */
+struct r2_busy {
+    int (*handler)(void *);
+    void *arg;
+};
+
 /* A file of a replica: the main database or its -wal. The real file follows in memory. */
 struct r2_file {
     sqlite3_file base;          /* must be first: SQLite's view */
@@ -30,6 +36,7 @@ struct r2_file {
     bool reserved;              /* main database: SQLite has had RESERVED: a transaction writes */
     bool kept;                  /* main database: no lock was given back since the last commit */
     bool to_wal;                /* main database: PRAGMA journal_mode=WAL was the last pragma */
+    struct r2_busy *busy;       /* main database: the pager's busy handler; or NULL */
     sqlite3 **db;               /* main database: where SQLite keeps whose it is; or NULL */
     uint32_t old_change;        /* main database: WAL's count of commits before the transaction */
     uint32_t old_counter;       /* main database: change counter before the transaction */
@@ -50,6 +57,9 @@ struct r2_file *r2_shim_file(sqlite3_file *f);
 /* A main database is open under p->name, until it is forgotten: its -wal finds it by that. */
 void r2_shim_remember(struct r2_file *p);
 void r2_shim_forget(struct r2_file *p);
+
+/* The VFS's xSleep. */
+void r2_shim_slept(int us);
 
 /* ---- sync=commit: shim_commit.c ---- */
 

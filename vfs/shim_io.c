@@ -74,9 +74,38 @@ static int begin(struct r2_file *p)
          * before every SELECT: without it r2_resolve() could not be called. */
         return first ? SQLITE_OK : SQLITE_CANTOPEN;
     }
+    if (p->config->sync == R2_SYNC_COMMIT) r2_replica_let_pass(p->replica);
     if (!r2_replica_refresh_due(p->replica, p->config)) return SQLITE_OK;
     enum r2_code rc = r2_replica_refresh(p->replica, p->config, &e);
     return rc == R2_BUSY ? SQLITE_BUSY : rc ? SQLITE_IOERR_LOCK : SQLITE_OK;
+}
+
+/* A refresh takes long beside SQLite's own steps: when somebody commits meanwhile, SQLite gives the
+ * read slot back and begins anew (walTryBeginRead), up to 100 times. The refresh of the first turns
+ * holds for the transaction. What tells such a turn from another transaction is SQLite's own nap
+ * between them: 1 us at first, and never whole milliseconds, as busy handlers sleep. */
+static _Thread_local const struct r2_file *reading; /* the last one of this thread to read */
+static _Thread_local const struct r2_file *napping; /* and SQLite has napped since */
+
+void r2_shim_slept(int us)
+{
+    if (us % 1000) napping = reading;
+}
+
+/* The same in WAL mode, where SQLite takes a BUSY from here for a race that it lost: up to 3.46
+ * just SQLITE_BUSY, later ones all of its extended codes, too. It would try again 100 times,
+ * without the busy handler, and then say "locking protocol". */
+static int begin_in_wal(struct r2_file *p)
+{
+    bool begun = p->began || napping == p; /* the first one begins with xLock */
+    p->began = false;
+    napping = NULL;
+    int rc = begun ? SQLITE_OK : begin(p);
+    while (rc == SQLITE_BUSY && p->busy && p->busy->handler(p->busy->arg))
+        rc = begin(p);
+    reading = rc ? NULL : p;
+    if (rc != SQLITE_BUSY) return rc;
+    return sqlite3_libversion_number() < 3047000 ? SQLITE_BUSY_TIMEOUT : SQLITE_LOCKED;
 }
 
 /* The wal-index header, under the write lock: see apply_int.h for all of it. */
@@ -257,6 +286,7 @@ static int main_control(sqlite3_file *f, int op, void *arg)
         int rc = pragma(p, arg);
         if (rc != SQLITE_NOTFOUND) return rc;
     }
+    if (op == SQLITE_FCNTL_BUSYHANDLER) p->busy = arg;
     if (op == SQLITE_FCNTL_COMMIT_PHASETWO) {
         if (!p->has_shm) p->committed = p->kept = true;
         p->to_wal = false;
@@ -300,9 +330,8 @@ static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
 {
     struct r2_file *p = file_of(f);
     if (flags == (SQLITE_SHM_LOCK | SQLITE_SHM_SHARED) && slot >= SHM_READ0 && !p->wal_write) {
-        int rc = p->began ? SQLITE_OK : begin(p); /* the first one begins with xLock */
+        int rc = begin_in_wal(p);
         if (rc) return rc;
-        p->began = false;
     }
     bool write_slot = slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE;
     if (write_slot && flags & SQLITE_SHM_LOCK && p->used && refuse_if_barred(p))

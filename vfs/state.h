@@ -150,6 +150,10 @@ struct r2_live {
     _Atomic uint64_t level;      /* which version's checksums both areas hold, in which boot; 0 */
     _Atomic int64_t verified_ms; /* the record's, when they are newer than what is on the disk */
     _Atomic int64_t headed_ms;
+    _Atomic int64_t committing_ms; /* until then (r2_boot_ms) a COMMIT, with SQLite's write lock,
+                                      waits for the OP lock: whoever has that gives way */
+    _Atomic int64_t
+        asking_ms;         /* until then somebody waits for the OP lock: see r2_replica_let_pass */
     struct r2_stamp stamp; /* after the last commit that the maps know of; written under SQLite's
                               write lock, or before anybody has one */
 };
