@@ -151,6 +151,14 @@ static bool shows_past(sqlite3_context *ctx, const char *schema)
     return true;
 }
 
+/* What this connection is to hear of what became of its commits. */
+static enum r2_code after(sqlite3 *db, const char *schema, act_fn fn, struct r2_err *e)
+{
+    if (fn == do_sync) return r2_shim_synced(db, schema, false, e);
+    if (fn == do_resolve || fn == do_restore) return r2_shim_synced(db, schema, true, e);
+    return R2_OK;
+}
+
 static void call(sqlite3_context *ctx, int argc, sqlite3_value **argv)
 {
     const struct function *f = sqlite3_user_data(ctx);
@@ -165,7 +173,8 @@ static void call(sqlite3_context *ctx, int argc, sqlite3_value **argv)
     if (f->fn == do_version && shows_past(ctx, schema)) return;
     struct r2_replica *r = r2_ext_find(db, f->name, schema, &e);
     if (r && f->acts && !idle(db, f->name, &e)) r = NULL;
-    if (r && !f->fn(r, args ? argv[0] : NULL, &version, text, sizeof text, &e)) {
+    if (r && !f->fn(r, args ? argv[0] : NULL, &version, text, sizeof text, &e) &&
+        !after(db, schema, f->fn, &e)) {
         if (f->is_text)
             sqlite3_result_text(ctx, text, -1, SQLITE_TRANSIENT);
         else
@@ -224,8 +233,10 @@ int r2vfs_sync(sqlite3 *db, const char *schema, sqlite3_int64 *version, char **m
 {
     struct r2_err e = {.code = R2_OK};
     uint64_t v = 0;
-    struct r2_replica *r = r2_ext_find(db, "r2vfs_sync", schema ? schema : "main", &e);
+    if (!schema) schema = "main";
+    struct r2_replica *r = r2_ext_find(db, "r2vfs_sync", schema, &e);
     enum r2_code rc = r && idle(db, "r2vfs_sync", &e) ? r2_replica_sync(r, &v, &e) : e.code;
+    if (!rc) rc = after(db, schema, do_sync, &e);
     return finish(rc, &e, v, version, message);
 }
 
@@ -258,6 +269,7 @@ int r2vfs_resolve(sqlite3 *db, const char *schema, const char *how, sqlite3_int6
     struct r2_replica *r = r2_ext_find(db, "r2vfs_resolve", schema ? schema : "main", &e);
     enum r2_code rc =
         r && idle(db, "r2vfs_resolve", &e) ? r2_replica_resolve(r, how, &v, &e) : e.code;
+    if (!rc) rc = after(db, schema ? schema : "main", do_resolve, &e);
     return finish(rc, &e, v, version, message);
 }
 
@@ -270,5 +282,6 @@ int r2vfs_restore(sqlite3 *db, const char *schema, sqlite3_int64 old, sqlite3_in
     enum r2_code rc = r && idle(db, "r2vfs_restore", &e)
                           ? r2_replica_restore(r, old > 0 ? (uint64_t)old : 0, &v, &e)
                           : e.code;
+    if (!rc) rc = after(db, schema ? schema : "main", do_restore, &e);
     return finish(rc, &e, v, version, message);
 }

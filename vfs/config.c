@@ -271,10 +271,10 @@ static const char *const no_words[] = {NULL};
 
 static const struct option options[] = {
     {"sync", "R2VFS_SYNC", sync_words, 1, 86400000,
-     "it must be close, manual, or a number of milliseconds from 1 to 86400000"},
+     "it must be close, commit, manual, or a number of milliseconds from 1 to 86400000"},
     {"refresh", "R2VFS_REFRESH", refresh_words, 0, 86400000,
      "it must be open, or a number of milliseconds from 0 to 86400000"},
-    {"layout", "R2VFS_LAYOUT", layout_words, 0, 0, "it must be object"},
+    {"layout", "R2VFS_LAYOUT", layout_words, 0, 0, "it must be log or object"},
     {"conflict", "R2VFS_CONFLICT", conflict_words, 0, 0, "it must be fork or error"},
     {"offline", "R2VFS_OFFLINE", offline_words, 0, 0, "it must be error or allow"},
     {"timeout", "R2VFS_TIMEOUT", no_words, 100, 3600000,
@@ -432,6 +432,7 @@ enum r2_code r2_config_load(const struct r2_config_source *src, const char *path
     out->refresh_open = true;
     out->timeout_ms = 30000;
     out->retention_s = 86400;
+    out->layout = R2_LAYOUT_LOG;
     out->progress = true;
     enum r2_code code = load_remote(&l);
     if (code == R2_OK) code = r2_config_refuse_typos(&l);

@@ -34,6 +34,8 @@ struct r2_dirmeta_entry {
 struct r2_dirmeta {
     unsigned n;
     struct r2_dirmeta_entry at[R2_DIRMETA_ENTRIES];
+    bool
+        unchecked; /* parse: false because its checksum could not be computed, for want of memory */
 };
 
 /* false: damaged, or not ours. */

@@ -298,6 +298,7 @@ static enum r2_code load_meta(struct r2_dir_job *j)
     r2_os.close(fd);
     if (r2_dirmeta_parse((const char *)j->chunk, n, &j->m)) return R2_OK;
     j->m.n = 0;
+    if (j->m.unchecked) return r2_fail(&j->err, R2_NOMEM, "out of memory");
     return r2_fail(&j->err, R2_CORRUPT,
                    "%s, which holds the metadata of %s, is damaged; restore it from a backup, or "
                    "remove it: then the file counts as a plain one without metadata",

@@ -86,11 +86,19 @@ static void metadata(struct r2_answer *a, char *name, const char *value)
     if (a->meta->len + strlen(name) + strlen(value) + 3 > R2_META_BYTES) a->meta_too_long = true;
 }
 
+/* It may be shown on a terminal, or sent back: no control characters. */
+static bool plain(const char *value)
+{
+    while (*value && (unsigned char)*value >= ' ' && *value != 127)
+        value++;
+    return !*value;
+}
+
 static void field(struct r2_answer *a, char *name, char *value)
 {
     uint64_t number;
     if (strcasecmp(name, "etag") == 0) {
-        if (!r2_strcpy(a->etag, sizeof a->etag, value)) a->etag[0] = 0;
+        if (!r2_strcpy(a->etag, sizeof a->etag, value) || !plain(value)) a->etag[0] = 0;
     } else if (strcasecmp(name, "content-length") == 0) {
         a->has_length = r2_parse_u64(value, INT64_MAX, &a->length);
     } else if (strcasecmp(name, "transfer-encoding") == 0) {
@@ -98,7 +106,7 @@ static void field(struct r2_answer *a, char *name, char *value)
     } else if (strcasecmp(name, "content-range") == 0) {
         content_range(a, value);
     } else if (strcasecmp(name, "content-type") == 0) {
-        r2_strcpy(a->type, sizeof a->type, value);
+        if (plain(value)) r2_strcpy(a->type, sizeof a->type, value);
     } else if (strcasecmp(name, "last-modified") == 0) {
         a->modified_ms = r2_http_date(value);
     } else if (strcasecmp(name, "date") == 0) {

@@ -42,12 +42,27 @@ static enum r2_code look(struct r2_log *l, const struct r2_pending *p, struct r2
     return rc ? r2_wrap(l->call->err, "look what became of version %" PRIu64, p->v.version) : R2_OK;
 }
 
-/* The answer came late: segments may have been collected meanwhile, this key among them. */
+/* The remote is past the version that we want to make, and does not say whose that one was. */
+static enum r2_code hidden(struct r2_log *l, const struct r2_pending *p, uint64_t version)
+{
+    return r2_fail(l->call->err, R2_UNKNOWN,
+                   "nothing says any more whether version %" PRIu64
+                   " was made by this push: the remote is at version %" PRIu64,
+                   p->v.version, version);
+}
+
+/* The answer came late: segments may have been collected meanwhile, this key among them, and then
+ * it was made a second time. */
 static enum r2_code confirm(struct r2_log *l, const struct r2_pending *p, struct r2_remote *seen)
 {
+    uint32_t which;
     enum r2_code rc = r2_log_look(l, seen);
     if (rc) return l->call->err->code = R2_UNKNOWN;
-    if (r2_log_same_lineage(seen, p->v.lineage) && seen->v.version < p->v.version) return R2_OK;
+    bool same = r2_log_same_lineage(seen, p->v.lineage);
+    if (same && seen->v.version < p->v.version) return R2_OK;
+    enum r2_maker maker = same ? r2_layout_maker(seen, p, &which) : R2_MAKER_HIDDEN;
+    if (maker == R2_MAKER_LATEST) return R2_OK; /* somebody went on from it */
+    if (maker == R2_MAKER_HIDDEN) return hidden(l, p, seen->v.version);
     return r2_fail(l->call->err, R2_CONFLICT,
                    "the remote moved on to version %" PRIu64 " while the answer was on its way",
                    seen->v.version);
@@ -78,9 +93,13 @@ enum r2_code r2_log_push(struct r2_log *l, const struct r2_pending *p, const str
         call->fresh_until_ms = l->verified_ms + R2_FRESH_MS;
         rc = l->store->ops->put(l->store, call, &put, o);
         call->fresh_until_ms = 0;
-        if (rc == R2_OK && call->took_ms > R2_LATE_MS) rc = confirm(l, p, seen);
+        int64_t signed_ms = call->signed_ms; /* of the PUT: what comes after it verifies nothing */
+        if (rc == R2_OK && call->took_ms > R2_LATE_MS) {
+            lost_answer = true;
+            rc = confirm(l, p, seen);
+        }
         if (rc == R2_OK) {
-            l->verified_ms = call->signed_ms;
+            l->verified_ms = signed_ms;
             ours(p, seen);
             *maker = R2_MAKER_LATEST;
             break;
@@ -104,7 +123,8 @@ enum r2_code r2_log_push(struct r2_log *l, const struct r2_pending *p, const str
             rc = R2_OK;
             break;
         }
-        rc = *maker == R2_MAKER_NOBODY ? R2_UNKNOWN : R2_CONFLICT;
+        bool unknown = *maker == R2_MAKER_NOBODY || (*maker == R2_MAKER_HIDDEN && lost_answer);
+        rc = unknown ? R2_UNKNOWN : R2_CONFLICT;
         if (seen->ended) {
             rc = r2_fail(call->err, R2_BUSY,
                          "the layout of %s is being changed by another replica; try again, and if "
@@ -115,6 +135,8 @@ enum r2_code r2_log_push(struct r2_log *l, const struct r2_pending *p, const str
         if (rc == R2_CONFLICT)
             r2_fail(call->err, rc, "the remote is at version %" PRIu64 " of another writer",
                     seen->v.version);
+        else if (*maker == R2_MAKER_HIDDEN)
+            hidden(l, p, seen->v.version);
         else if (r2_boot_ms() + pause >= call->deadline_ms)
             r2_fail(call->err, rc, "no attempt was answered in time");
         else {

@@ -25,11 +25,14 @@ const char *r2_layout_name(enum r2_layout_kind kind)
 
 static enum r2_code bad_meta(struct r2_err *e, const char *key, const char *name, const char *value)
 {
-    return r2_fail(
-        e, R2_CORRUPT,
-        "the metadata %s of %s is \"%.40s\", which r2vfs does not understand; repair the "
-        "object's metadata, or move the object away",
-        name, key, value);
+    char shown[41]; /* whatever it is, the sentence is text */
+    (void)r2_strcpy(shown, sizeof shown, value);
+    for (char *c = shown; *c; c++)
+        if (*c < ' ' || *c > '~') *c = '?';
+    return r2_fail(e, R2_CORRUPT,
+                   "the metadata %s of %s is \"%s\", which r2vfs does not understand; repair the "
+                   "object's metadata, or move the object away",
+                   name, key, shown);
 }
 
 static enum r2_code read_meta(const struct r2_object *o, const char *key, struct r2_remote *out,

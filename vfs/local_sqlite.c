@@ -341,7 +341,7 @@ enum r2_code r2_local_sync(struct r2_local *l, struct r2_err *e)
         rc = l->wal_file->pMethods->xSync(l->wal_file, SQLITE_SYNC_NORMAL);
     if (rc == SQLITE_OK) rc = l->file->pMethods->xSync(l->file, SQLITE_SYNC_NORMAL);
     if (rc != SQLITE_OK) return r2_fail_sqlite(l, rc, "sync", e);
-    return l->wal ? R2_OK : r2_sync_folder_of(l->name, e);
+    return l->wal ? R2_OK : r2_sync_journal_of(l->name, e);
 }
 
 /* How many of the pages from `first` on come from the main file, at most `count`. */

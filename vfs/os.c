@@ -89,6 +89,19 @@ enum r2_code r2_sync_folder_of(const char *path, struct r2_err *e)
     return R2_OK;
 }
 
+enum r2_code r2_sync_journal_of(const char *path, struct r2_err *e)
+{
+    char journal[PATH_MAX];
+    if (strlen(path) + sizeof "-journal" > sizeof journal)
+        return r2_fail(e, R2_IO, "path too long: %s", path);
+    snprintf(journal, sizeof journal, "%s-journal", path);
+    int fd = r2_os.open(journal, O_RDONLY, 0);
+    if (fd < 0 && errno != ENOENT) return r2_fail_errno(e, errno, "open %s", journal);
+    enum r2_code rc = fd < 0 ? R2_OK : r2_sync_fd(fd, journal, e);
+    if (fd >= 0) r2_os.close(fd);
+    return rc ? rc : r2_sync_folder_of(path, e);
+}
+
 enum r2_code r2_make_folders_above(const char *path, struct r2_err *e)
 {
     char part[PATH_MAX];

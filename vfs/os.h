@@ -37,6 +37,10 @@ enum r2_code r2_write_at(int fd, const void *from, size_t n, uint64_t at, struct
 /* fdatasync a file, fsync the folder that holds `path`. */
 enum r2_code r2_sync_fd(int fd, const char *path, struct r2_err *e);
 enum r2_code r2_sync_folder_of(const char *path, struct r2_err *e);
+/* The end of the rollback journal of the database at `path`, as SQLite left it: removed, or empty,
+ * or with a header of zeros. It syncs the last two only with synchronous=FULL, and what came back
+ * after a power loss would be rolled back. */
+enum r2_code r2_sync_journal_of(const char *path, struct r2_err *e);
 /* mkdir -p of everything above the last '/' of `path`. */
 enum r2_code r2_make_folders_above(const char *path, struct r2_err *e);
 

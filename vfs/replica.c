@@ -328,6 +328,7 @@ static enum r2_code take_turn(struct r2_op *op, int64_t wait_ms, struct r2_err *
         if (!r->record.writer) r->record.writer = r2_random64();
     }
     atomic_store(&r2_state_live(r->state)->uploading, 0); /* whoever left it set is dead */
+    atomic_store(&r2_state_live(r->state)->pulling, 0);
     int64_t timeout = atomic_load(&r->timeout_ms);
     op->busy_ms = timeout < STAGE_BUSY_MS ? timeout : STAGE_BUSY_MS;
     r2_op_time(op);
@@ -408,6 +409,7 @@ void r2_op_end(struct r2_op *op)
     atomic_store(&op->r->layout, (int)op->r->record.layout);
     atomic_store(&r2_state_live(op->r->state)->verified_ms, op->r->record.verified_ms);
     atomic_store(&r2_state_live(op->r->state)->headed_ms, op->r->record.headed_ms);
+    atomic_store(&r2_state_live(op->r->state)->pulling, 0);
     r2_ahead_free(&op->ahead);
     r2_state_unlock(op->r->state);
     pthread_mutex_unlock(&op->r->op);

@@ -56,6 +56,8 @@ void r2_replica_committed(struct r2_replica *r, const struct r2_mark *mark);
 void r2_replica_ended(struct r2_replica *r, struct r2_marks *m);
 void r2_replica_count_write(struct r2_replica *r);
 void r2_replica_count_sync(struct r2_replica *r);
+/* How often this replica's local commits were set aside, as a fork, for the remote's. */
+uint32_t r2_replica_aside(struct r2_replica *r);
 /* Before an operation, or a transaction of sync=commit, which will be one: wait a little for those
  * who have waited already. No lock is held. */
 void r2_replica_let_pass(struct r2_replica *r);
@@ -82,8 +84,9 @@ struct r2_commit;
 enum r2_code r2_replica_commit(struct r2_replica *r, const struct r2_source *from,
                                struct r2_marks *m, bool locked, struct r2_commit **out,
                                struct r2_err *e);
-/* It was committed locally, or not (then the next transaction finds it in the remote). */
-void r2_replica_commit_end(struct r2_commit *c, bool committed);
+/* It was committed locally, or not (then the next transaction finds it in the remote). `synced`: the
+ * file, or its log, is on the disk. */
+void r2_replica_commit_end(struct r2_commit *c, bool committed, bool synced);
 
 /* ---- SQL (all return the version in *version) ---- */
 

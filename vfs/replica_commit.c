@@ -172,7 +172,7 @@ enum r2_code r2_replica_commit(struct r2_replica *r, const struct r2_source *fro
     return rc;
 }
 
-void r2_replica_commit_end(struct r2_commit *c, bool committed)
+void r2_replica_commit_end(struct r2_commit *c, bool committed, bool synced)
 {
     struct r2_op *op = &c->op;
     struct r2_replica *r = op->r;
@@ -196,7 +196,12 @@ void r2_replica_commit_end(struct r2_commit *c, bool committed)
     }
     c->s.seq = atomic_load(&r2_state_live(r->state)->write_seq); /* the write lock is still held */
     k->pending.seq = c->s.seq;
-    (void)r2_sync_folder_of(r->path, &ignored); /* the journal's removal: before it is claimed */
+    if (!synced || r2_sync_journal_of(r->path, &ignored)) {
+        /* a power loss may take it back here: the next look settles what the file holds */
+        atomic_store(&r->behind, true);
+        finish(c);
+        return;
+    }
     if (r2_identity_of(r->path, &c->s.identity, &ignored) == R2_OK)
         c->s.identity.counter = r2_image_counter(&c->s.image);
     (void)r2_push_landed(op, &c->s, &c->seen, &version);

@@ -362,6 +362,7 @@ static enum r2_code install(struct r2_op *op, struct r2_patch *patch, const stru
     /* the intent first: after a crash the file holds this version or what it held before */
     memset(&k->pending, 0, sizeof k->pending);
     k->pending.kind = R2_PENDING_PULL;
+    k->pending.layout = k->layout;
     k->pending.v = *head;
     enum r2_code rc = prepare_area(op, patch);
     if (!rc) rc = r2_op_save(op);

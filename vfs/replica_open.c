@@ -278,7 +278,8 @@ static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config
     }
     if (rc) return rc;
     if (config->offline_allow && kind != R2_LOCAL_ABSENT && config->timeout_ms > OFFLINE_MS)
-        op->call.deadline_ms = r2_boot_ms() + OFFLINE_MS; /* there is something to go on with */
+        op->call.deadline_ms = r2_boot_ms() + OFFLINE_MS;   /* there is something to go on with */
+    if (kind == R2_LOCAL_ABSENT) r->record.verified_ms = 0; /* what is at KEY is needed anyway */
     rc = r2_probe(op, &remote);
     r2_op_time(op);
     if (rc == R2_UNREACHABLE && config->offline_allow && kind != R2_LOCAL_ABSENT) {

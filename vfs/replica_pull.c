@@ -177,6 +177,20 @@ static bool schema_differs(struct r2_op *op, const struct r2_remote *remote,
     return memcmp(base->header + 40, image->page1 + 40, 4) != 0;
 }
 
+/* A new local file starts its change counter at the time in seconds: then a backup made elsewhere,
+ * or before, has a lower one, and is not taken for later work when it is copied over this file. */
+static uint32_t start_counter(struct r2_image *image)
+{
+    uint8_t at[4];
+    struct r2_err ignored;
+    uint32_t counter = (uint32_t)(r2_now_ms() / 1000);
+    if (!image->pages) return 0;
+    r2_put32(at, counter);
+    if (r2_write_at(image->fd, at, 4, 24, &ignored) || r2_write_at(image->fd, at, 4, 92, &ignored))
+        return r2_image_counter(image);
+    return counter;
+}
+
 static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_remote *remote,
                                 struct r2_image *image, const struct r2_expect *expect,
                                 struct installed *out)
@@ -185,6 +199,7 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
     struct r2_image now;
     struct r2_dirty dirty = {0};
     uint8_t *map = NULL;
+    uint32_t first = 0;
     bool applied = false;
     r2_image_init(&now);
     enum r2_code rc = r2_local_begin_write(l, e);
@@ -203,6 +218,8 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
                              .read = r2_image_read,
                              .ctx = image,
                              .new_schema = now.pages && schema_differs(op, remote, image, expect)};
+        /* a first transaction that was rolled back left a counter of 1 in SQLite's memory */
+        if (!now.pages) first = start_counter(image);
         rc = r2_apply(l, &a, e);
         applied = !rc;
         out->cookie = now.pages ? r2_image_cookie(&now) + a.new_schema : r2_image_cookie(image);
@@ -211,7 +228,7 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
     if (!rc) r2_state_set_stamp(op->r->state, &out->stamp);
     if (dirty.map) r2_state_dirty_done(op->r->state, &dirty, applied);
     if (!rc) rc = r2_identity_of(op->r->path, &out->identity, e);
-    out->identity.counter = now.pages ? r2_image_counter(&now) + 1 : r2_image_counter(image);
+    out->identity.counter = now.pages ? r2_image_counter(&now) + 1 : first;
     free(map);
     r2_image_free(&now);
     struct r2_err end_err;
@@ -253,20 +270,6 @@ void r2_keep_lineage(const struct r2_record *k, struct r2_remote *remote)
         memcpy(remote->v.lineage, k->base.lineage, sizeof remote->v.lineage);
 }
 
-/* A new local file starts its change counter at the time in seconds: then a backup made elsewhere,
- * or before, has a lower one, and is not taken for later work when it is copied over this file. */
-static uint32_t start_counter(struct r2_image *image)
-{
-    uint8_t at[4];
-    struct r2_err ignored;
-    uint32_t counter = (uint32_t)(r2_now_ms() / 1000);
-    if (!image->pages) return 0;
-    r2_put32(at, counter);
-    if (r2_write_at(image->fd, at, 4, 24, &ignored) || r2_write_at(image->fd, at, 4, 92, &ignored))
-        return r2_image_counter(image);
-    return counter;
-}
-
 enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_image *image,
                         const struct r2_expect *expect, int64_t busy_ms)
 {
@@ -278,13 +281,14 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     /* the intent first: after a crash the file holds this version or what it held before */
     memset(&k->pending, 0, sizeof k->pending);
     k->pending.kind = R2_PENDING_PULL;
+    k->pending.layout = remote->layout;
     r2_keep_lineage(k, remote);
     k->pending.v = remote->v;
     enum r2_code rc =
         r2_state_write_sums(r->state, k->area ^ 1, 1, image->pages, image->sums, op->call.err);
     if (!rc) rc = r2_op_save(op);
     /* an empty file is none that is missing: its journal may be a first transaction in progress */
-    if (!rc && image->path[0] && access(r->path, F_OK) != 0) {
+    if (!rc && image->path[0] && access(r->path, F_OK) != 0 && errno == ENOENT) {
         in.identity.counter = start_counter(image);
         in.stamp = (struct r2_stamp){.kind = 1, .counter = in.identity.counter};
         in.seq = atomic_load(&r2_state_live(r->state)->write_seq);
@@ -407,6 +411,7 @@ static enum r2_code follow(struct r2_op *op, int64_t busy_ms)
         if (rc || (relation == R2_REL_FIRST && clean)) return rc;
         return r2_conflict(op, relation, &seen);
     }
+    atomic_store(&r2_state_live(op->r->state)->pulling, 1);
     rc = can_write(op, busy_ms); /* before the download, not after it */
     if (!rc) rc = r2_pull_remote(op, &seen, NULL, busy_ms);
     if (rc == R2_BUSY) atomic_store(&op->r->behind, true);
@@ -430,10 +435,18 @@ enum r2_code r2_replica_pull(struct r2_replica *r, uint64_t *version, struct r2_
     return rc;
 }
 
+/* Would a COMMIT of a transaction that begins now be a conflict for certain? And it would keep the
+ * pull that it needs from its lock. */
+static bool doomed(const struct r2_replica *r, const struct r2_config *config)
+{
+    return config->sync == R2_SYNC_COMMIT &&
+           (atomic_load(&r->behind) || atomic_load(&r2_state_live(r->state)->pulling));
+}
+
 bool r2_replica_refresh_due(const struct r2_replica *r, const struct r2_config *config)
 {
     int64_t probed = atomic_load(&r->probed_boot_ms);
-    if (atomic_load(&r->behind)) return true;
+    if (atomic_load(&r->behind) || doomed(r, config)) return true;
     if (config->refresh_open) return false;
     return config->refresh_ms == 0 || probed == 0 || r2_boot_ms() - probed >= config->refresh_ms;
 }
@@ -442,7 +455,7 @@ enum r2_code r2_replica_refresh(struct r2_replica *r, const struct r2_config *co
                                 struct r2_err *e)
 {
     struct r2_op op;
-    bool strict = !config->refresh_open && config->refresh_ms == 0;
+    bool strict = (!config->refresh_open && config->refresh_ms == 0) || doomed(r, config);
     int64_t came = r2_boot_ms();
     /* while an upload is under way, too: it may lose against a version that this one must see */
     enum r2_code rc = strict ? r2_op_wait(&op, r, true, NULL, e) : r2_op_begin(&op, r, 0, e);

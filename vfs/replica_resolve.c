@@ -139,9 +139,15 @@ enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool ke
         struct r2_expect expect = {.image = s.image.pages ? &s.image : NULL};
         k->pending.kind = R2_PENDING_NONE;
         rc = r2_pull_remote(op, remote, &expect, RESOLVE_BUSY_MS);
+        if (!rc && keep_local) atomic_fetch_add(&r2_state_live(op->r->state)->aside, 1);
     }
     r2_staged_free(&s);
     return rc;
+}
+
+uint32_t r2_replica_aside(struct r2_replica *r)
+{
+    return atomic_load(&r2_state_live(r->state)->aside);
 }
 
 /* The local content becomes a change on top of the remote's: as if somebody had committed it there.

@@ -258,6 +258,7 @@ static void finish_pull(struct r2_op *op, struct r2_staged *s)
     struct r2_record *k = &op->r->record;
     if (holds_pending(op, s)) {
         k->base = k->pending.v;
+        k->layout = k->pending.layout;
         k->base.local_cookie = r2_image_cookie(&s->image);
         k->area ^= 1;
         s->equal = true;

@@ -410,10 +410,29 @@ int r2_shim_register(bool make_default, char **message)
     return rc;
 }
 
-struct r2_replica *r2_shim_replica(sqlite3 *db, const char *schema)
+static struct r2_file *file_behind(sqlite3 *db, const char *schema)
 {
     sqlite3_file *f = NULL;
     if (sqlite3_file_control(db, schema, SQLITE_FCNTL_FILE_POINTER, &f) != SQLITE_OK) return NULL;
-    struct r2_file *p = r2_shim_file(f);
+    return r2_shim_file(f);
+}
+
+struct r2_replica *r2_shim_replica(sqlite3 *db, const char *schema)
+{
+    struct r2_file *p = file_behind(db, schema);
     return p ? p->replica : NULL;
+}
+
+enum r2_code r2_shim_synced(sqlite3 *db, const char *schema, bool told, struct r2_err *e)
+{
+    struct r2_file *p = file_behind(db, schema);
+    if (!p || !p->unsynced) return R2_OK;
+    p->unsynced = false;
+    if (told || p->aside == r2_replica_aside(p->replica)) return R2_OK;
+    return r2_fail(e, R2_CONFLICT,
+                   "what this connection had committed to %s since its last sync() is not in the "
+                   "remote: another connection settled a conflict, and the local version was kept "
+                   "as a fork (the log of errors says where); look what is missing before you go "
+                   "on",
+                   p->name);
 }

@@ -31,8 +31,11 @@ struct r2_file {
     bool wal_write;             /* main database: holds WAL's write lock */
     bool touched;               /* main database: pages written since the last commit or unlock */
     bool committed;             /* main database: and they were committed */
+    bool unsynced;              /* main database: has committed since it last heard of all */
+    uint32_t aside;             /* main database: r2_replica_aside() before the first of these */
     bool wrote;                 /* main database: ever */
     struct r2_commit *commit;   /* main database: pushed, and not committed locally yet */
+    bool forget;                /* main database: SQLite's cache may be of a COMMIT that failed */
     bool reserved;              /* main database: SQLite has had RESERVED: a transaction writes */
     bool kept;                  /* main database: no lock was given back since the last commit */
     bool to_wal;                /* main database: PRAGMA journal_mode=WAL was the last pragma */
@@ -57,6 +60,10 @@ struct r2_file *r2_shim_file(sqlite3_file *f);
 /* A main database is open under p->name, until it is forgotten: its -wal finds it by that. */
 void r2_shim_remember(struct r2_file *p);
 void r2_shim_forget(struct r2_file *p);
+
+/* sync() has succeeded for this connection: R2_CONFLICT, once, if what it had committed is in a
+ * fork because another connection has settled a conflict meanwhile. `told`: it did that itself. */
+enum r2_code r2_shim_synced(sqlite3 *db, const char *schema, bool told, struct r2_err *e);
 
 /* The VFS's xSleep. */
 void r2_shim_slept(int us);

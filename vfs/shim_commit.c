@@ -181,7 +181,10 @@ int r2_commit_rollback(struct r2_file *p)
     t.count = r2_get32(head + 28);
     t.page_size = (uint32_t)(head[16] << 8 | head[17]); /* VACUUM writes with the old one */
     if (t.page_size == 1) t.page_size = 65536;
-    return push(&t);
+    int rc = push(&t);
+    /* a first transaction: SQLite remembers its counter, which the next one has, too */
+    p->forget = rc != SQLITE_OK;
+    return rc;
 }
 
 void r2_commit_end(struct r2_file *p, bool committed)
@@ -190,8 +193,9 @@ void r2_commit_end(struct r2_file *p, bool committed)
     p->commit = NULL;
     stored--;
     /* a power loss must not take back what the state is going to claim */
-    if (committed && !p->has_shm) (void)p->real->pMethods->xSync(p->real, SQLITE_SYNC_NORMAL);
-    r2_replica_commit_end(c, committed);
+    bool synced = !committed || p->has_shm ||
+                  p->real->pMethods->xSync(p->real, SQLITE_SYNC_NORMAL) == SQLITE_OK;
+    r2_replica_commit_end(c, committed, synced);
 }
 
 /* ---- WAL ---- */

@@ -89,12 +89,15 @@ void r2_state_forget(struct r2_state *s)
     r2_state_unmap_maps(s);
 }
 
-/* Is the descriptor still the file that the path names? */
+/* Is the descriptor still the file that the path names? A disk that does not answer has not said
+ * that it is gone. */
 static bool still_there(const struct r2_state *s)
 {
     struct stat mine, named;
-    return fstat(s->fd, &mine) == 0 && stat(s->path, &named) == 0 && mine.st_dev == named.st_dev &&
-           mine.st_ino == named.st_ino && mine.st_size >= R2_STATE_BLOCKS_AT;
+    if (fstat(s->fd, &mine) != 0 || stat(s->path, &named) != 0)
+        return errno != ENOENT && errno != ENOTDIR;
+    return mine.st_dev == named.st_dev && mine.st_ino == named.st_ino &&
+           mine.st_size >= R2_STATE_BLOCKS_AT;
 }
 
 enum r2_code r2_state_lock(struct r2_state *s, int64_t wait_ms, bool *anew, struct r2_err *e)
@@ -118,10 +121,12 @@ enum r2_code r2_state_lock(struct r2_state *s, int64_t wait_ms, bool *anew, stru
         uint64_t seq = atomic_load(&old->write_seq);
         r2_unlock_byte(old_fd, OP_BYTE); /* the old mapping would keep them beyond the close */
         r2_unlock_byte(old_fd, USERS_BYTE);
+        r2_unlock_byte(old_fd, TEND_BYTE);
         r2_os.close(old_fd);
         uint64_t fresh = 0;
         atomic_compare_exchange_strong(&r2_state_live(s)->write_seq, &fresh, seq + 1);
         if (joined) r2_state_join(s, &alone);
+        s->sums_hold = false;
         *anew = true;
     }
     return r2_fail(e, R2_BUSY, "the state file %s is being replaced again and again", s->path);
@@ -164,7 +169,34 @@ static bool sums_there(const struct r2_state *s, const struct r2_version *v, uin
 {
     struct stat st;
     if (!v->version || !v->pages) return true;
-    return fstat(s->fd, &st) == 0 && (uint64_t)st.st_size >= sums_at(area, v->pages - 1) + 8;
+    /* when that cannot be had, reading them says what is wrong */
+    return fstat(s->fd, &st) != 0 || (uint64_t)st.st_size >= sums_at(area, v->pages - 1) + 8;
+}
+
+/* Are the base's checksums those that its own one was made of? A damaged one would go into the next
+ * version's. Looked at once: 8 bytes a page. */
+static enum r2_code look_at_sums(struct r2_state *s, const struct r2_record *r, bool *hold,
+                                 struct r2_err *e)
+{
+    enum { RUN = 8192 };
+    const struct r2_version *v = &r->base;
+    enum r2_code rc = R2_OK;
+    *hold = true;
+    if (s->sums_hold || !v->version || !v->pages || !v->checksum) return R2_OK;
+    uint64_t *sums = malloc(RUN * 8), rolling = R2_LTX_FLAG;
+    if (!sums) return r2_fail(e, R2_NOMEM, "out of memory");
+    uint32_t lock_page = r2_ltx_lock_page(v->page_size);
+    for (uint32_t done = 0; !rc && done < v->pages;) {
+        uint32_t run = v->pages - done < RUN ? v->pages - done : RUN;
+        rc = r2_state_read_sums(s, r->area, done + 1, run, sums, e);
+        for (uint32_t k = 0; k < run; k++)
+            if (done + k + 1 != lock_page) rolling ^= sums[k] & ~R2_LTX_FLAG;
+        done += run;
+    }
+    free(sums);
+    if (rc) return rc;
+    s->sums_hold = *hold = rolling == v->checksum;
+    return R2_OK;
 }
 
 enum r2_code r2_state_load(struct r2_state *s, const char *url, struct r2_record *out,
@@ -181,14 +213,16 @@ enum r2_code r2_state_load(struct r2_state *s, const char *url, struct r2_record
         if (!found || other.sequence > out->sequence) *out = other;
         found = true;
     }
-    if (found && !sums_there(s, &out->base, out->area)) {
-        memset(out, 0, sizeof *out);
-        found = false;
-    }
     if (!found) return r2_fail(e, R2_MISSING, "the state file %s holds no valid record", s->path);
-    if (strcmp(out->url, url) != 0) {
+    bool whole = sums_there(s, &out->base, out->area);
+    enum r2_code rc = whole ? look_at_sums(s, out, &whole, e) : R2_OK;
+    if (rc) return rc;
+    if (!whole || strcmp(out->url, url) != 0) {
         uint64_t sequence = out->sequence, writer = out->writer;
-        r2_fail(e, R2_MISSING, "the state file %s is bound to %s", s->path, out->url);
+        if (whole)
+            r2_fail(e, R2_MISSING, "the state file %s is bound to %s", s->path, out->url);
+        else
+            r2_fail(e, R2_MISSING, "the state file %s is damaged, or was cut short", s->path);
         memset(out, 0, sizeof *out);
         out->sequence = sequence; /* the next save must win over it */
         out->writer = writer;

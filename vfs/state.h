@@ -150,6 +150,8 @@ struct r2_live {
     _Atomic uint64_t level;      /* which version's checksums both areas hold, in which boot; 0 */
     _Atomic int64_t verified_ms; /* the record's, when they are newer than what is on the disk */
     _Atomic int64_t headed_ms;
+    _Atomic uint32_t aside;      /* how often local commits were set aside for the remote's */
+    _Atomic uint32_t pulling;      /* whoever holds the OP lock is fetching a newer version */
     _Atomic int64_t committing_ms; /* until then (r2_boot_ms) a COMMIT, with SQLite's write lock,
                                       waits for the OP lock: whoever has that gives way */
     _Atomic int64_t

@@ -117,6 +117,9 @@ static void version(struct cursor *c, struct r2_version *v)
     u64(c, &v->checksum);
     u32(c, &v->page_size);
     u32(c, &v->pages);
+    bool sane =
+        v->page_size >= 512 && v->page_size <= 65536 && !(v->page_size & (v->page_size - 1));
+    if (!c->writing && v->pages && !sane) c->failed = true; /* it is divided by */
     bytes(c, v->header, sizeof v->header);
     text(c, v->recent, sizeof v->recent);
     u32(c, &v->local_cookie);

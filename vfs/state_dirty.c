@@ -62,7 +62,7 @@ static uint8_t *map_block(struct r2_state *s, uint32_t block)
     pthread_mutex_lock(&s->mapping);
     struct r2_block_table *t = grown(s, block);
     if (t && !(maps = atomic_load(&t->at[block])) &&
-        posix_fallocate(s->fd, (off_t)at, R2_BLOCK_MAPS) == 0) {
+        (errno = posix_fallocate(s->fd, (off_t)at, R2_BLOCK_MAPS)) == 0) {
         void *p =
             r2_os.mmap(NULL, R2_BLOCK_MAPS, PROT_READ | PROT_WRITE, MAP_SHARED, s->fd, (off_t)at);
         if (p != MAP_FAILED) {
@@ -289,7 +289,7 @@ bool r2_state_continues(struct r2_state *s, const struct r2_stamp *now, bool nex
 
 static enum r2_code no_room(struct r2_state *s, struct r2_err *e)
 {
-    return r2_fail(e, R2_NOMEM, "no memory for the page maps of %s", s->path);
+    return r2_fail_errno(e, errno, "make room for the page maps of %s", s->path);
 }
 
 enum r2_code r2_state_take_dirty(struct r2_state *s, bool own, struct r2_dirty *out,

@@ -20,7 +20,8 @@ struct r2_state {
     int fd;
     struct r2_live *_Atomic live; /* mapped; replaced, never unmapped while in use */
     bool joined;                  /* holds USERS */
-    pthread_mutex_t mapping;      /* guards growth of the table */
+    bool sums_hold;          /* the base's checksums were looked at since the file was opened */
+    pthread_mutex_t mapping; /* guards growth of the table */
     struct r2_block_table *_Atomic table;
     _Atomic uint64_t needed; /* bytes that must be there below our mappings */
 };

@@ -162,12 +162,14 @@ static int status_meant(const struct r2_answer *a, const struct r2_s3_error *s3)
 }
 
 /* The request may be repeated: if the answer was cut, that is worth it. */
-static void untold(const struct r2_answer *a, struct r2_s3_verdict *v, struct r2_err *e)
+static void untold(const struct r2_s3_req *q, const struct r2_answer *a, struct r2_s3_verdict *v,
+                   struct r2_err *e)
 {
-    v->doubt = true;
+    v->doubt = q->changes;
     v->again = !a->whole;
-    v->code = r2_fail(e, R2_UNKNOWN, "the answer (%d, %s) does not say what came of it%s%s",
-                      a->status, a->type[0] ? a->type : "no type", a->why[0] ? ": " : "", a->why);
+    v->code = r2_fail(e, q->changes ? R2_UNKNOWN : R2_UNREACHABLE,
+                      "the answer (%d, %s) does not say what came of it%s%s", a->status,
+                      a->type[0] ? a->type : "no type", a->why[0] ? ": " : "", a->why);
 }
 
 void r2_s3_judge(const struct r2_s3_req *q, const struct r2_answer *a, int64_t signed_ms,
@@ -185,7 +187,7 @@ void r2_s3_judge(const struct r2_s3_req *q, const struct r2_answer *a, int64_t s
     (void)r2_s3_error(a->text.at, a->text.len, &s3);
     if (q->promise && status >= 200 && status < 300) status = status_meant(a, &s3);
     if (!status) {
-        untold(a, v, e);
+        untold(q, a, v, e);
     } else if (status >= 200 && status < 300) {
         success(q, a, v, e);
     } else if (status == 429 || status == 503 || status == 408 || is_one_of(&s3, busy)) {

@@ -84,7 +84,7 @@ void r2_when_text(int64_t ms, char out[R2_WHEN_BYTES])
 {
     char day[R2_WHEN_BYTES];
     int64_t rest = (ms % 1000 + 1000) % 1000;
-    time_t seconds = (time_t)((ms - rest) / 1000);
+    time_t seconds = (time_t)(ms / 1000 - (ms % 1000 < 0));
     struct tm tm;
     out[0] = 0;
     if (!gmtime_r(&seconds, &tm) || tm.tm_year < 1000 - 1900 || tm.tm_year > 9999 - 1900) return;

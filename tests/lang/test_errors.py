@@ -487,7 +487,7 @@ class Names(Stranger):
         self.wrong("name the object itself", target=self.uri(remote="s3://bucket/folder/"))
 
     def test_wrong_values(self):
-        self.wrong('sync has the value "cloze"', "it must be close, manual", target=self.uri(sync="cloze"))
+        self.wrong('sync has the value "cloze"', "it must be close, commit, manual", target=self.uri(sync="cloze"))
         self.wrong("R2VFS_TIMEOUT", '"5s"', "milliseconds", env={"R2VFS_TIMEOUT": "5s"})
 
     def test_misspelt_parameters(self):

@@ -82,7 +82,7 @@ static void defaults_are_as_documented(void)
     CU_ASSERT_EQUAL(got.sync, R2_SYNC_CLOSE);
     CU_ASSERT_TRUE(got.refresh_open);
     CU_ASSERT_FALSE(got.layout_given);
-    CU_ASSERT_EQUAL(got.layout, R2_LAYOUT_OBJECT);
+    CU_ASSERT_EQUAL(got.layout, R2_LAYOUT_LOG);
     CU_ASSERT_EQUAL(got.conflict, R2_ON_CONFLICT_FORK);
     CU_ASSERT_FALSE(got.offline_allow);
     CU_ASSERT_EQUAL(got.timeout_ms, 30000);
