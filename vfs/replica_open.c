@@ -295,6 +295,12 @@ static enum r2_code open_locked(struct r2_op *op, const struct r2_config *config
                    : r2_advise(op->call.err, "; to work with the local copy meanwhile, open with "
                                              "offline=allow (or set R2VFS_OFFLINE=allow)");
     if (rc) return rc;
+    if (kind == R2_LOCAL_ABSENT && !remote.exists && r->record.base.version) {
+        /* gone on both sides; but perhaps not its log: look as one who knows nothing */
+        rc = forget_everything(op);
+        if (!rc) rc = r2_probe(op, &remote);
+        if (rc) return rc;
+    }
     rc = r2_settle(op, &remote, &moved);
     if (!rc && moved) rc = r2_look_at_local(op, first, &kind);
     if (rc) return rc;
@@ -308,7 +314,9 @@ enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *confi
     struct r2_op op;
     enum r2_code rc;
     int64_t came = r2_boot_ms();
-    bool skip, absent = access(r->path, F_OK) != 0;
+    /* what is being sent is newer than anything a probe could find; but in sync=commit it may lose
+     * against a version that this open must see */
+    bool skip = false, wait = access(r->path, F_OK) != 0 || config->sync == R2_SYNC_COMMIT;
     atomic_store(&r->timeout_ms, config->timeout_ms);
     atomic_store(&r->sync_mode, (int)config->sync);
     atomic_store(&r->sync_ms, config->sync_ms);
@@ -318,8 +326,8 @@ enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *confi
         r2_timer_want();
     }
     do {
-        rc = r2_op_wait(&op, r, absent, absent ? NULL : &skip, e);
-        if (!rc && !absent && skip) {
+        rc = r2_op_wait(&op, r, wait, wait ? NULL : &skip, e);
+        if (!rc && skip) {
             if (!atomic_load(&r->joined)) r2_state_join_others(r->state);
             atomic_store(&r->joined, true);
             return R2_OK;

@@ -32,7 +32,12 @@ static enum r2_code fetch_version(struct r2_op *op, struct r2_remote *remote, ui
     if (remote->by_segments || (remote->layout == R2_LAYOUT_LOG && !remote->v.etag[0])) {
         /* it says which version there is, not where the log begins */
         rc = r2_layout_object.probe(r->store, &op->call, r->config.key, remote);
-        if (!rc && (!remote->exists || (upto && remote->v.version > upto)))
+        if (!rc && !remote->exists)
+            rc = r2_fail(op->call.err, R2_CORRUPT,
+                         "%s is not there, but its log is: its snapshot was lost; put it back, or "
+                         "go on from a replica that has the database",
+                         r->config.url);
+        else if (!rc && upto && remote->v.version > upto)
             rc = r2_fail(op->call.err, R2_PRECONDITION, "%s moved on", r->config.url);
         if (rc) return rc;
     }

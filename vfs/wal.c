@@ -219,7 +219,8 @@ enum r2_code r2_wal_continues(r2_wal_read_fn read, void *ctx, const struct r2_wa
         goto cleanup;
     while (w.frame < mark->frames && more)
         if ((rc = walk_next(&w, &more, e))) goto cleanup;
-    *yes = w.page_size && w.frame == mark->frames && w.commit == mark->pages &&
+    /* the checksum covers the size, too, for who does not know it */
+    *yes = w.page_size && w.frame == mark->frames && (!mark->pages || w.commit == mark->pages) &&
            (mark->frames == 0 || w.commit != 0) && memcmp(w.sum, mark->cksum, sizeof w.sum) == 0;
 cleanup:
     walk_end(&w);
