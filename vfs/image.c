@@ -50,7 +50,10 @@ enum r2_code r2_image_create(struct r2_image *i, const char *db_path, const char
     }
     /* a name left over by a killed process may still be linked to the database: never reuse it */
     r2_os.unlink(i->path);
-    i->fd = r2_os.open(i->path, O_RDWR | O_CREAT | O_EXCL, 0644);
+    /* nobody may read it who may not read the database */
+    struct stat st;
+    mode_t mode = !named ? 0600 : stat(db_path, &st) == 0 ? st.st_mode & 0666 : 0644;
+    i->fd = r2_os.open(i->path, O_RDWR | O_CREAT | O_EXCL, mode);
     if (i->fd < 0) {
         r2_fail_errno(e, errno, "create %s", i->path);
         i->path[0] = 0;

@@ -45,7 +45,8 @@ static enum r2_code read_meta(const struct r2_object *o, const char *key, struct
             return bad_meta(e, key, "db-version", value);
         out->numbered = true;
     }
-    if (r2_meta_get(&o->meta, "db-layout", value, sizeof value)) {
+    bool has_layout = r2_meta_get(&o->meta, "db-layout", value, sizeof value);
+    if (has_layout) {
         if (strcmp(value, r2_layout_name(R2_LAYOUT_LOG)) == 0)
             out->layout = R2_LAYOUT_LOG;
         else if (strcmp(value, r2_layout_name(R2_LAYOUT_OBJECT)) != 0)
@@ -66,6 +67,13 @@ static enum r2_code read_meta(const struct r2_object *o, const char *key, struct
             out->has_checksum = true;
         }
     }
+    /* nobody but r2vfs writes snapshots of a log, or begins a lineage */
+    bool whole = out->has_lineage && out->numbered && out->has_checksum;
+    if (out->layout == R2_LAYOUT_LOG ? !whole : out->has_lineage && !has_layout)
+        return r2_fail(e, R2_CORRUPT,
+                       "the metadata of %s do not fit together (db-version, db-lineage, db-layout, "
+                       "db-checksum, db-recent): put back those that it was written with",
+                       key);
     return R2_OK;
 }
 

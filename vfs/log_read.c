@@ -262,6 +262,17 @@ static enum r2_code take_header(struct r2_patch *patch, struct r2_version *head,
     return rc;
 }
 
+/* Pages that it adds are in it: a size alone may be a lie, and a page that nobody has counts as
+ * none in the checksum. */
+static bool has_new_pages(const struct r2_patch *p, const struct r2_version *before)
+{
+    uint32_t pgno = p->page_size == before->page_size ? before->pages + 1 : 1;
+    uint32_t lock_page = r2_ltx_lock_page(p->page_size);
+    while (pgno <= p->pages && (pgno == lock_page || r2_patch_find(p, pgno) >= 0))
+        pgno++;
+    return pgno > p->pages;
+}
+
 /* Take one segment over: the next link of the chain. */
 static enum r2_code take_link(struct r2_log *l, uint32_t k, struct r2_patch *patch,
                               struct r2_version *head)
@@ -280,6 +291,8 @@ static enum r2_code take_link(struct r2_log *l, uint32_t k, struct r2_patch *pat
                      "it continues a database with the checksum %016" PRIx64
                      ", and version %" PRIu64 " has %016" PRIx64,
                      h.pre, head->version, head->checksum);
+    if (!rc && !has_new_pages(patch, head))
+        rc = r2_fail(e, R2_CORRUPT, "it makes the database larger without the pages for that");
     if (rc) {
         r2_log_key(l->key, head->lineage, version, ".ltx", key);
         r2_wrap(e, "segment %s", key);

@@ -123,6 +123,7 @@ static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged
     out->strange =
         !rc && (!r2_continues(op->r, &out->stamp, &out->identity) || changed_by_others(op, out));
     if (!rc) settle_identity(op, l, out);
+    if (!rc && out->by_changes) rc = r2_state_see_dirty(out->state, &out->dirty, e);
     if (!rc && out->by_changes) {
         rc = find_changes(op, l, out);
     } else if (!rc && !(rc = r2_image_scan(&out->image, l, e))) {

@@ -177,7 +177,7 @@ static int main_read(sqlite3_file *f, void *to, int n, sqlite3_int64 at)
     /* what SQLite compares to see whether anybody wrote: somebody did, whatever the counters say */
     if (n == 16 && at == 24 && p->forget && (rc == SQLITE_OK || rc == SQLITE_IOERR_SHORT_READ)) {
         memset(to, 0xff, 16);
-        p->forget = false;
+        p->forget = rc != SQLITE_OK; /* an empty file: it keeps what it remembers */
     }
     return rc;
 }

@@ -150,7 +150,7 @@ struct r2_live {
     _Atomic uint64_t level;      /* which version's checksums both areas hold, in which boot; 0 */
     _Atomic int64_t verified_ms; /* the record's, when they are newer than what is on the disk */
     _Atomic int64_t headed_ms;
-    _Atomic uint32_t aside;      /* how often local commits were set aside for the remote's */
+    _Atomic uint32_t aside;        /* how often local commits were set aside for the remote's */
     _Atomic uint32_t pulling;      /* whoever holds the OP lock is fetching a newer version */
     _Atomic int64_t committing_ms; /* until then (r2_boot_ms) a COMMIT, with SQLite's write lock,
                                       waits for the OP lock: whoever has that gives way */
@@ -266,6 +266,9 @@ struct r2_dirty {
  */
 enum r2_code r2_state_take_dirty(struct r2_state *s, bool own, struct r2_dirty *out,
                                  struct r2_err *e);
+/* The read transaction has begun: what was committed since the marks were taken is in what it sees,
+ * and its marks are in the maps by now. Adds them to d->map; none is forgotten for that. */
+enum r2_code r2_state_see_dirty(struct r2_state *s, struct r2_dirty *d, struct r2_err *e);
 /* A look found that this page differs from the base, and is no change: a loose page. */
 void r2_state_mark_loose(struct r2_state *s, uint32_t pgno);
 /* The look is over. `settled`: each page that was taken was seen to be the base's, or has become

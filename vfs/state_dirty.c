@@ -3,8 +3,9 @@
  *
  * A writer marks each page in the current map before it changes. A look takes the current map: it
  * merges into it what an earlier look could not settle, and turns the generation, so that the other
- * map, empty, is the current one. Then it begins its read transaction, reads the marked pages, and
- * when they are settled forgets them.
+ * map, empty, is the current one. Then it begins its read transaction, and looks at both maps once
+ * more, because commits that came between the turn and the snapshot are in the other one. It reads
+ * the marked pages, and when they are settled forgets those of the map that it took.
  *
  * A transaction that was in progress at the turn may commit after the look's snapshot with pages
  * that it marked before the turn. So at its end it marks them once more if the generation has
@@ -327,6 +328,30 @@ enum r2_code r2_state_take_dirty(struct r2_state *s, bool own, struct r2_dirty *
         for (uint32_t w = 0; w < MAP_WORDS; w++)
             out->map[(size_t)k * MAP_WORDS + w] = atomic_load(&from[w]);
     }
+    return R2_OK;
+}
+
+enum r2_code r2_state_see_dirty(struct r2_state *s, struct r2_dirty *d, struct r2_err *e)
+{
+    struct r2_live *live = r2_state_live(s);
+    uint32_t blocks = blocks_of(s, live), had = d->pages / R2_BLOCK_PAGES;
+    if (blocks > had) {
+        uint64_t *map = realloc(d->map, (size_t)blocks * MAP_BYTES);
+        if (!map) return no_room(s, e);
+        memset(map + (size_t)had * MAP_WORDS, 0, (size_t)(blocks - had) * MAP_BYTES);
+        d->map = map;
+        d->pages = blocks * R2_BLOCK_PAGES;
+    }
+    for (uint32_t k = 0; k < blocks; k++) {
+        uint8_t *maps = maps_of(s, k);
+        if (!maps) return no_room(s, e);
+        for (uint32_t w = 0; w < MAP_WORDS; w++)
+            d->map[(size_t)k * MAP_WORDS + w] |=
+                atomic_load(&words_of(maps, 0)[w]) | atomic_load(&words_of(maps, 1)[w]);
+    }
+    uint32_t lowest = UINT32_MAX - atomic_load(&live->cut);
+    if (lowest < d->lowest) d->lowest = lowest;
+    if (atomic_load(&live->unseen) != d->unseen) d->complete = false;
     return R2_OK;
 }
 
