@@ -6,6 +6,9 @@
 #   make test                  everything; scripts/test says what
 #   make test-lang             other languages, packages and applications: what needs large downloads
 #   make packages              build/packages: Python wheel, npm package, Debian package
+#   make model, sim, fuzz      the protocol's models; the simulator (SEEDS=5000); hostile bytes (SECONDS=60)
+#   make soak                  an hour of load with faults (MINUTES=60), long runs of sim and histories
+#   make sqlite-suite          SQLite's own test suite (ARGS=--full)
 #   make units T=wal           one kind of test; T: only programs whose name contains it
 #   make V=1                   shows the commands
 #   make install PREFIX=/usr/local [LIBDIR=...] [DESTDIR=...]
@@ -52,12 +55,14 @@ STATICS := $(SOURCES:%.c=$(BUILD)/static/%.o)
 TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c tests/r2/*.c tests/crash/*.c))
 HELPERS := $(patsubst %.c,$(BUILD)/static/%.o,$(filter-out $(wildcard tests/unit/test_*.c),$(wildcard tests/unit/*.c)))
 
+SIM     := $(patsubst %.c,$(BUILD)/static/%.o,$(wildcard tests/sim/*.c))
+
 EXTENSION := $(BUILD)/r2vfs.$(SUFFIX)
 LIBRARY   := $(BUILD)/libr2vfs.a
 PRELOAD   := $(if $(wildcard ext/preload.c),$(BUILD)/r2vfs-preload.$(SUFFIX))
 
 .PHONY: all tests install install-built uninstall clean distclean lint demo test test-lang packages units \
-        integration sanitize sqlite-suite bench FORCE
+        integration sanitize sqlite-suite bench model sim fuzz histories soak FORCE
 
 all: $(EXTENSION) $(LIBRARY) $(PRELOAD)
 
@@ -92,12 +97,17 @@ $(BUILD)/static/%.o: %.c $(BUILD)/flags
 	$(Q)$(CC) $(FLAGS) -DSQLITE_CORE -MMD -MP -c -o $@ $<
 
 # Test programs; -rdynamic for the names in a backtrace.
-tests: $(TESTS)
+tests: $(TESTS) $(BUILD)/tests/sim/r2sim
 
 $(BUILD)/tests/%: $(BUILD)/static/tests/%.o $(HELPERS) $(LIBRARY)
 	@mkdir -p $(@D)
 	@echo '$(CC) $@'
 	$(Q)$(CC) $(FLAGS) $(LDFLAGS) -o $@ $< $(HELPERS) $(LIBRARY) -lcunit -lsqlite3 $(LIBS) -ldl -lm
+
+$(BUILD)/tests/sim/r2sim: $(SIM) $(LIBRARY)
+	@mkdir -p $(@D)
+	@echo '$(CC) $@'
+	$(Q)$(CC) $(FLAGS) $(LDFLAGS) -o $@ $^ -lsqlite3 $(LIBS) -ldl -lm
 
 # Other flags, another compiler: everything anew.
 $(BUILD)/flags: FORCE
@@ -105,7 +115,7 @@ $(BUILD)/flags: FORCE
 	@echo '$(CC) $(FLAGS)' | cmp -s - $@ || echo '$(CC) $(FLAGS)' >$@
 
 .SECONDARY:
--include $(OBJECTS:.o=.d) $(STATICS:.o=.d) $(TESTS:$(BUILD)/tests/%=$(BUILD)/static/tests/%.d) $(HELPERS:.o=.d)
+-include $(OBJECTS:.o=.d) $(STATICS:.o=.d) $(TESTS:$(BUILD)/tests/%=$(BUILD)/static/tests/%.d) $(HELPERS:.o=.d) $(SIM:.o=.d)
 
 install: all
 	@$(MAKE) --no-print-directory install-built
@@ -157,7 +167,19 @@ units integration sanitize:
 	@$(PYTHON) scripts/test $@ $(T)
 
 sqlite-suite: all
-	@scripts/sqlite-suite
+	@scripts/sqlite-suite $(ARGS)
+
+model:
+	@scripts/model
+
+sim: $(BUILD)/tests/sim/r2sim
+	@R2SIM=$< scripts/sim $(or $(SEEDS),5000) $(FIRST)
+
+fuzz:
+	@scripts/fuzz --seconds $(or $(SECONDS),60)
+
+soak: all
+	@scripts/soak --minutes $(or $(MINUTES),60)
 
 bench: all
 	@scripts/bench

@@ -21,7 +21,7 @@ From the environment, all optional:
     R2_ENDPOINT, R2VFS_TEST_BUCKET, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY
                     a running emulator; default: scripts/r2-emulator starts one
     R2VFS_TEST_LAYOUT
-                    the layout of databases where a test does not name one
+                    the layout of databases where a test does not name one: object (default) or log
 """
 
 import atexit
@@ -49,8 +49,10 @@ BUILD = os.path.join(ROOT, os.environ.get("R2VFS_BUILD", "build"))
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 SO = os.path.join(ROOT, os.environ.get("R2VFS_SO", os.path.join(BUILD, "r2vfs" + SUFFIX)))
 PRELOAD = os.environ.get("R2VFS_PRELOAD", "")
-LAYOUT = os.environ.get("R2VFS_TEST_LAYOUT", "object")
-os.environ.setdefault("R2VFS_LAYOUT", LAYOUT)
+LAYOUT = os.environ.get("R2VFS_TEST_LAYOUT") or "object"
+if LAYOUT not in ("object", "log"):
+    raise SystemExit(f"R2VFS_TEST_LAYOUT is {LAYOUT!r}: object or log")
+os.environ.setdefault("R2VFS_LAYOUT", LAYOUT)   # always said: no built-in default matters
 LOOK = "HEAD" if LAYOUT == "object" else "GET"     # what asks for the version
 NAMES = ("R2_ENDPOINT", "R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2VFS_TEST_BUCKET")
 # It has done its work for this process, and shells (bash, dash) crash under TSan's: from here on only
@@ -237,7 +239,7 @@ class Bucket:
 
     def snapshot(self, prefix=""):
         """{key: ETag}: to see that nothing was changed."""
-        return {key: self.head(key).etag for key in self.list(prefix)}
+        return {key: self.head(key, raw=True).etag for key in self.all_keys(prefix)}
 
 
 # ---------------------------------------------------------------- databases through r2vfs
@@ -519,19 +521,10 @@ class Remote:
         self.layout, self.segments = layout, segments   # segments: [(version, bytes)]
 
 
-def read_remote(key, get, keys, upto=None):
-    """get(key) -> (bytes, metadata); keys(prefix) -> all keys below it. upto: not the newest version, but
-    this one."""
+def _follow(folder, names, get, version, data, checksum, upto=None):
+    """The versions that the segments make of this one, up to the first gap: version, data, checksum,
+    segment. Every number, link and checksum is looked at."""
     import ltx
-    data, meta = get(key)
-    data, version = bytearray(data), int(meta.get("db-version", 1))
-    checksum = meta.get("db-checksum")
-    if checksum is not None and checksum != ltx_checksum(data):
-        raise AssertionError(f"{key}: db-checksum is {checksum}, its bytes have {ltx_checksum(data)}")
-    if meta.get("db-layout") != "log":
-        return Remote(version, bytes(data), checksum, "object", [])
-    folder, segments = f"{key}-log/{meta['db-lineage'][:8]}/", []
-    names = {name[len(folder):] for name in keys(folder)}
     while version != upto and f"{version + 1:016x}.ltx" in names:
         body = get(f"{folder}{version + 1:016x}.ltx")[0]
         header, pages, _, trailer = ltx.decode(body)
@@ -539,8 +532,7 @@ def read_remote(key, get, keys, upto=None):
             raise AssertionError(f"segment {version + 1} says {header}")
         if f"{header.pre:016x}" != checksum:
             raise AssertionError(f"segment {version + 1} follows {header.pre:016x}, not {checksum}")
-        if header.page_size != page_size_of(data):
-            data = bytearray()
+        data = bytearray(data if header.page_size == page_size_of(data) else b"")
         del data[header.commit * header.page_size:]
         data.extend(bytes(header.commit * header.page_size - len(data)))
         for number, page in pages:
@@ -551,6 +543,28 @@ def read_remote(key, get, keys, upto=None):
                                  f"{ltx_checksum(data)}")
         if number_at(data, 24) != version & 0xFFFFFFFF:
             raise AssertionError(f"version {version}: its change counter is {number_at(data, 24)}")
+        yield version, data, checksum, body
+
+
+def _snapshot(key, get):
+    """(data, metadata, checksum) of KEY or of a base; its checksum was compared."""
+    data, meta = get(key)
+    checksum = meta.get("db-checksum")
+    if checksum is not None and checksum != ltx_checksum(data):
+        raise AssertionError(f"{key}: db-checksum is {checksum}, its bytes have {ltx_checksum(data)}")
+    return data, meta, checksum
+
+
+def read_remote(key, get, keys, upto=None):
+    """get(key) -> (bytes, metadata); keys(prefix) -> all keys below it. upto: not the newest version, but
+    this one."""
+    data, meta, checksum = _snapshot(key, get)
+    version = int(meta.get("db-version", 1))
+    if meta.get("db-layout") != "log":
+        return Remote(version, data, checksum, "object", [])
+    folder, segments = f"{key}-log/{meta['db-lineage'][:8]}/", []
+    names = {name[len(folder):] for name in keys(folder)}
+    for version, data, checksum, body in _follow(folder, names, get, version, data, checksum, upto):
         segments.append((version, body))
     later = [name for name in names if name.endswith(".ltx") and int(name[:16], 16) > version]
     if later and not upto:
@@ -558,14 +572,46 @@ def read_remote(key, get, keys, upto=None):
     return Remote(version, bytes(data), checksum, "log", segments)
 
 
+def read_past(key, get, keys):
+    """{(lineage, version): bytes} of all versions that can still be had: what stands at KEY, the bases and
+    kept copies in its log, and what segments make of each of them."""
+    found, folders = {}, {}
+    for name in keys(f"{key}-log/"):
+        folder, _, last = name.rpartition("/")
+        folders.setdefault(folder + "/", set()).add(last)
+    starts = [folder + name for folder, names in folders.items() for name in names
+              if name.endswith(".db")]
+    for start in [key, *starts]:
+        try:
+            data, meta, checksum = _snapshot(start, get)
+        except (FileNotFoundError, Missing):
+            if start == key:
+                continue                # gone: what is left tells the rest
+            raise
+        lineage, version = meta.get("db-lineage", "")[:8], int(meta.get("db-version", 1))
+        found[lineage, version] = data
+        folder = f"{key}-log/{lineage}/"
+        if meta.get("db-layout") == "log":
+            for version, data, _, _ in _follow(folder, folders.get(folder, ()), get, version, data,
+                                               checksum):
+                found[lineage, version] = bytes(data)
+    return found
+
+
 def sidecar(path):
-    """The metadata of an object in a directory that is a remote."""
+    """The metadata of an object in a directory that is a remote: of two entries, that of its bytes."""
     folder, name = os.path.split(path)
+    with open(path, "rb") as file:
+        md5 = hashlib.md5(file.read()).hexdigest().encode()
     with open(os.path.join(folder, ".r2vfs", name + ".meta"), "rb") as file:
         rest = file.read().split(b"\n", 1)[1]
-    line, rest = rest.split(b"\n", 1)
-    meta = rest[:int(line.split()[-1])].decode()
-    return dict(one.split(": ", 1) for one in meta.splitlines())
+    while rest.startswith(b"object "):
+        line, rest = rest.split(b"\n", 1)
+        size = int(line.split()[-1])
+        if line.split()[1] == md5:
+            return dict(one.split(": ", 1) for one in rest[:size].decode().splitlines())
+        rest = rest[size:]
+    return {}
 
 
 def number_at(data, offset):
@@ -604,12 +650,19 @@ class Case(unittest.TestCase):
 
     def remote_image(self, key=None, upto=None):
         """The newest version in the remote, decoded without a line of r2vfs: a Remote."""
-        key = key or self.key
+        return read_remote(key or self.key, *self.reader(), upto)
+
+    def remote_past(self, key=None):
+        """{(lineage, version): bytes} of all that can still be had."""
+        return read_past(key or self.key, *self.reader())
+
+    def reader(self):
+        """get(key) and keys(prefix) of this case's remote, past r2vfs."""
         if self.remote_kind == "s3":
             def get(name):
                 found = self.bucket.get(name, raw=True)
                 return found.body, found.meta
-            return read_remote(key, get, self.bucket.all_keys, upto)
+            return get, self.bucket.all_keys
         root = os.path.join(self.folder, "remote")
 
         def read(name):
@@ -617,10 +670,10 @@ class Case(unittest.TestCase):
                 return file.read(), sidecar(os.path.join(root, name))
 
         def below(prefix):
-            folder = os.path.join(root, prefix)
-            names = os.listdir(folder) if os.path.isdir(folder) else []
-            return [prefix + name for name in names if not name.startswith(".")]
-        return read_remote(key, read, below, upto)
+            return [os.path.relpath(os.path.join(folder, name), root)
+                    for folder, _, names in os.walk(os.path.join(root, prefix))
+                    for name in names if not name.startswith(".") and ".r2vfs" not in folder]
+        return read, below
 
     def remote_version(self, key=None):
         return self.remote_image(key).version
@@ -711,6 +764,11 @@ def need(name, found):
 def object_layout(why):
     """For a test or a class that is about the object layout; says why it says nothing of the other."""
     return unittest.skipIf(LAYOUT != "object", f"object layout only: {why}")
+
+
+def log_layout(why):
+    """The same for what is about the log."""
+    return unittest.skipIf(LAYOUT != "log", f"log layout only: {why}")
 
 
 def main():

@@ -1,11 +1,13 @@
 /* overhead.c - r2vfs beside plain SQLite, in turn, in one process: reads and inserts, rollback and
  * WAL.
  *
- *   overhead path/to/r2vfs.so FOLDER [rounds]
+ *   overhead path/to/r2vfs.so FOLDER [rounds [layout]]
+ *   overhead path/to/r2vfs.so FOLDER once LAYOUT unix|r2vfs delete|wal reads|ones|thousands|nothing
  *
  * Each round runs every job once plain and once through r2vfs (order swapped each time) on files of
  * the same content; printed is the median of the ratios pair by pair. sync=manual: what is measured
- * is the local work, not the upload. */
+ * is the local work, not the upload. `once` is for a tool that counts instructions: one job, one
+ * file; `nothing` is what the job does not cost. */
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +16,7 @@
 
 enum { ROWS = 20000, ROUNDS_MAX = 101 };
 
-static const char *so, *folder;
+static const char *so, *folder, *layout = "log";
 
 static void die(sqlite3 *db, const char *what)
 {
@@ -32,8 +34,9 @@ static sqlite3 *connect_to(const char *name, int through, const char *mode)
     char uri[1024], pragma[64];
     sqlite3 *db = NULL;
     snprintf(uri, sizeof uri,
-             through ? "file:%s/%s?vfs=r2vfs&remote=file://%s/bucket/%s&sync=manual" : "file:%s/%s",
-             folder, name, folder, name);
+             through ? "file:%s/%s?vfs=r2vfs&remote=file://%s/bucket/%s&sync=manual&layout=%s"
+                     : "file:%s/%s",
+             folder, name, folder, name, layout);
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_URI;
     if (sqlite3_open_v2(uri, &db, flags, NULL) != SQLITE_OK) die(db, uri);
     snprintf(pragma, sizeof pragma, "PRAGMA journal_mode=%s", mode);
@@ -102,6 +105,11 @@ static void thousands(sqlite3 *db)
     inserts(db, 20, 1000);
 }
 
+static void nothing(sqlite3 *db)
+{
+    (void)db;
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -142,6 +150,23 @@ static void compare(const char *label, const char *mode, void (*job)(sqlite3 *),
     sqlite3_close(ours);
 }
 
+static int once(char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*job)(sqlite3 *);
+    } jobs[] = {{"reads", reads}, {"ones", ones}, {"thousands", thousands}, {"nothing", nothing}};
+    char name[64];
+    layout = argv[0];
+    snprintf(name, sizeof name, "once-%s-%s.db", argv[1], argv[2]);
+    sqlite3 *db = connect_to(name, strcmp(argv[1], "r2vfs") == 0, argv[2]);
+    fill(db);
+    for (size_t k = 0; k < sizeof jobs / sizeof *jobs; k++)
+        if (strcmp(jobs[k].name, argv[3]) == 0) jobs[k].job(db);
+    sqlite3_close(db);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     sqlite3 *db = NULL;
@@ -153,6 +178,12 @@ int main(int argc, char **argv)
     sqlite3_open(":memory:", &db);
     sqlite3_enable_load_extension(db, 1);
     if (sqlite3_load_extension(db, so, NULL, &message)) die(db, message);
+    if (argc == 8 && strcmp(argv[3], "once") == 0) {
+        int status = once(argv + 4);
+        sqlite3_close(db);
+        return status;
+    }
+    if (argc > 4) layout = argv[4];
     for (int wal = 0; wal < 2; wal++) {
         const char *mode = wal ? "wal" : "delete";
         compare("20,000 point reads", mode, reads, rounds);

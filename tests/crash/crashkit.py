@@ -151,8 +151,9 @@ class CrashCase(support.Case):
         return self.beside("-forks")
 
     def past(self):
-        """{key: bytes} of replaced versions that were kept (KEY-log/)."""
-        return {key: data for key, data in self.beside("-log").items() if key.endswith(".db")}
+        """{(lineage, version): bytes} that can still be had: kept copies in the object layout; in the log
+        every version, until the retention collects it."""
+        return self.remote_past()
 
     def beside(self, suffix):
         if self.remote_kind == "s3":

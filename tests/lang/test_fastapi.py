@@ -573,7 +573,45 @@ class PushAtClose(Application, support.Case):
     sync = "close"
 
 
-# sync=commit gets its class here: the application is the same, and so is what must hold.
+class PushInCommit(Application, support.Case):
+    """The COMMIT itself is what fails: 409 is rolled back for certain, so there are no forks."""
+
+    sync = "commit"
+
+    def test_r2_is_away(self):
+        """A write that R2 does not confirm is rolled back: nobody is told of it, now or later."""
+        through = self.proxy()
+        machine = Machine(self, "a").start(workers=2, R2_ENDPOINT=through.endpoint,
+                                           R2VFS_TIMEOUT="1000")
+        before = machine.ask("POST", "/users/u/notes", {"text": "before"}).value
+        no_push = through.status(503, method="PUT", count=None)
+        self.assertEqual(machine.ask("POST", "/users/u/notes", {"text": "during"}).status, 503)
+        self.assertGreater(no_push.hits, 0)
+        self.assertEqual(machine.ask("GET", "/users/u/notes").value, [before])
+        nothing = through.status(503, count=None)
+        self.assertEqual(machine.ask("GET", "/users/u/notes").status, 503)
+        no_push.count = nothing.count = 0
+        self.assertEqual(machine.ask("GET", "/users/u/notes").value, [before])
+        machine.kill()
+        machine.lose_disk()
+        self.assertEqual(machine.start(workers=1).ask("GET", "/users/u/notes").value, [before])
+
+    def test_one_user_on_two_machines_at_once(self):
+        a, b = (Machine(self, name).start(workers=2) for name in "ab")
+        self.users = ["u0"]
+        choose = random.Random(self.seed)
+        with self.traffic(lambda user: choose.choice((a, b)), clients=4,
+                          weights={"create": 3, "put": 1, "list": 1, "count": 2}) as on:
+            on(120)
+        for machine in (a, b):
+            self.compare(machine)
+        self.compare_bucket()
+        key = f"{self.prefix}/users/u0/app.db"
+        refused = {text for client in self.clients for _, text in client.refused}
+        self.assertTrue(refused, "they never met")
+        self.assertEqual(refused & set(self.read_object(key)[0].values()), set(), "409, and there")
+        self.assertEqual(self.bucket.list(key + "-forks/"), [])
+        print(f"{dict(self.statuses())}, {len(refused)} texts refused", flush=True)
 
 
 if __name__ == "__main__":

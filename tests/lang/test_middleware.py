@@ -238,7 +238,7 @@ class Turns(Shared):
         self.assertFalse([text for text in more if text[0] not in "ab"])
 
 
-Version = collections.namedtuple("Version", "etag number lineage ours rows")
+Version = collections.namedtuple("Version", "etag number lineage ours rows recent")
 
 
 class Machine:
@@ -277,13 +277,17 @@ class Walk(Shared):
         """The object as it is, which holds these rows: what the model takes it for from now on."""
         found = self.bucket.head(self.key)
         number = int(found.meta.get("db-version", 1))
-        ours = found.meta.get("db-recent", "").split(":")[0] == str(number)
-        return Version(found.etag, number, found.meta.get("db-lineage"), ours, tuple(rows))
+        recent = tuple(found.meta.get("db-recent", "").split(","))
+        ours = recent[0].split(":")[0] == str(number)
+        return Version(found.etag, number, found.meta.get("db-lineage"), ours, tuple(rows),
+                       recent if ours else ())
 
     def relation(self, r):
         now = self.now
         if now.lineage and r.lineage and now.lineage != r.lineage:
-            return "lineage"
+            # a new lineage that says it goes on from this replica's base is its continuation
+            goes_on = now.number > r.number and set(r.base.recent[:1]) & set(now.recent)
+            return "newer" if goes_on else "lineage"
         if now.etag == r.base.etag and now.number <= r.number:
             return "same"
         if not now.ours:

@@ -3,6 +3,8 @@
 file gives way to a COMMIT, a COMMIT lets those pass who have waited, and a newer version that
 cannot be applied now is an ordinary BUSY, in WAL mode, too."""
 
+# One layout: each test names its own.
+
 import os
 import sqlite3
 import sys

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """scripts/check-bucket: yes where a promise holds, and no, on just that line, where it is broken."""
+# One layout: there is no database.
 
 import email.utils
 import os

@@ -2,6 +2,7 @@
 """Checkpoints, bases, collection and the change of layout: the snapshot is at any time a whole, plain
 SQLite file with its version, whoever writes it and whatever goes wrong on the way; nobody who follows
 is left behind; what is old goes, and only that."""
+# One layout: its tests say theirs.
 
 import os
 import sqlite3

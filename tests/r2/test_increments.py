@@ -5,6 +5,8 @@ lost, with PUTs that land after their repetition, and with processes killed.
 
 Everything random comes from a seed that is printed; R2VFS_SEED=... repeats a run."""
 
+# One layout: each test names its own.
+
 import os
 import random
 import sys

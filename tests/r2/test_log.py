@@ -2,6 +2,7 @@
 
 After every step the remote is put together by tests/ltx.py (not a line of r2vfs) and compared with the
 local file, and with what another machine gets."""
+# One layout: its tests say theirs.
 
 import ctypes
 import ctypes.util

@@ -2,6 +2,8 @@
 """Connections to one file hear what the others did to their commits: a neighbour that settles a
 conflict sets aside what they had committed, too, and their next sync() must not call it stored."""
 
+# One layout: each test names its own.
+
 import os
 import sys
 

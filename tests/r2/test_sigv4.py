@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Our SigV4 against botocore's, on random requests (sigv4_botocore.py with the program sigv4_cli)."""
+# One layout: there is no database.
 
 import os
 import subprocess

@@ -1,0 +1,511 @@
+/* oracle.c - what must hold, whatever fails: see sim.h.
+ *
+ *   versions    no number stands for two contents; each is whole, passes integrity_check, has the
+ *               checksum that its writer claims, and holds all that the one before it held
+ *   promises    what COMMIT (sync=commit) or sync() acknowledged is in the remote's newest version
+ *               from then on; what a failed COMMIT took back is nowhere, ever
+ *   commits     what was committed locally is in the file, in a version or in a fork, unless the
+ *               machine lost its power
+ *   the past    every version of the retention can be rebuilt; nothing younger is collected */
+#include "sim.h"
+
+#include <inttypes.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../vfs/ltx.h"
+
+enum { VERSIONS = 2048, LINEAGE = 9 };
+
+struct version {
+    char lineage[LINEAGE];
+    uint64_t number;
+    uint8_t *image;
+    uint32_t page_size, pages;
+    uint64_t checksum;
+    int64_t made_ns;
+    struct idset ids;
+};
+
+static struct {
+    struct version v[VERSIONS];
+    uint32_t count;
+    struct version *at_key;     /* what the snapshot holds */
+    struct idset acked;         /* promised to be in the remote */
+    struct idset never;         /* taken back */
+    struct idset moved;         /* promised, then replaced because somebody said so */
+    struct idset forks, pushed; /* in any fork; in any version ever */
+    struct idset local[MACHINES];
+    struct idset head_then[WORKERS], local_then[WORKERS]; /* when the command began */
+    uint32_t purposes;
+    bool vacuumed, powerless[MACHINES];
+} know;
+
+static sqlite3 *judge;
+struct tally tally;
+
+void oracle_reset(void)
+{
+    memset(&know, 0, sizeof know);
+    if (!judge && sqlite3_open_v2(":memory:", &judge, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK)
+        abort();
+}
+
+/* ---- images ---- */
+
+static bool ask(const char *sql, int64_t *out)
+{
+    sqlite3_stmt *s = NULL;
+    bool row =
+        sqlite3_prepare_v2(judge, sql, -1, &s, NULL) == SQLITE_OK && sqlite3_step(s) == SQLITE_ROW;
+    if (row) *out = sqlite3_column_int64(s, 0);
+    return sqlite3_finalize(s) == SQLITE_OK && row;
+}
+
+/* The transactions that a database holds; `what` names it when it is damaged. */
+static void judge_image(const uint8_t *bytes, uint64_t size, const char *what, struct idset *ids)
+{
+    sqlite3_stmt *s = NULL;
+    int64_t n = 0, sum = 0, rows = 0;
+    memset(ids, 0, sizeof *ids);
+    if (!size) return;
+    uint8_t *copy = sqlite3_malloc64(size);
+    memcpy(copy, bytes, size);
+    copy[18] = copy[19] = 1; /* no log in memory */
+    sqlite3_deserialize(judge, "main", copy, (sqlite3_int64)size, (sqlite3_int64)size,
+                        SQLITE_DESERIALIZE_FREEONCLOSE);
+    if (sqlite3_prepare_v2(judge, "PRAGMA integrity_check(1)", -1, &s, NULL) != SQLITE_OK ||
+        sqlite3_step(s) != SQLITE_ROW || strcmp((const char *)sqlite3_column_text(s, 0), "ok") != 0)
+        wrong("%s is damaged: %s", what,
+              s && sqlite3_column_text(s, 0) ? (const char *)sqlite3_column_text(s, 0)
+                                             : sqlite3_errmsg(judge));
+    sqlite3_finalize(s);
+    if (!ask("SELECT count(*) FROM sqlite_schema WHERE name='log'", &n) || !n) return;
+    s = NULL;
+    if (sqlite3_prepare_v2(judge, "SELECT id FROM log", -1, &s, NULL) == SQLITE_OK)
+        while (sqlite3_step(s) == SQLITE_ROW && ++rows)
+            if (sqlite3_column_int64(s, 0) > 0 && sqlite3_column_int64(s, 0) < IDS)
+                idset_add(ids, (uint32_t)sqlite3_column_int64(s, 0));
+    sqlite3_finalize(s);
+    if (!ask("SELECT total(n) FROM acct", &sum) || sum != rows)
+        wrong("%s has %" PRId64 " rows and counters of %" PRId64, what, rows, sum);
+    for (uint32_t id = 1; id < IDS; id++)
+        if (idset_has(ids, id) && idset_has(&know.never, id))
+            wrong("%s holds transaction %u, which was rolled back", what, id);
+}
+
+static uint64_t checksum_of(const uint8_t *image, uint32_t page_size, uint32_t pages)
+{
+    uint64_t sum = R2_LTX_FLAG;
+    for (uint32_t k = 0; k < pages; k++)
+        sum = r2_ltx_exchange(
+            sum, 0, r2_ltx_page_checksum(k + 1, image + (size_t)k * page_size, page_size));
+    return sum;
+}
+
+/* ---- versions ---- */
+
+static struct version *find(const char *lineage, uint64_t number)
+{
+    for (uint32_t k = 0; k < know.count; k++)
+        if (know.v[k].number == number && strcmp(know.v[k].lineage, lineage) == 0)
+            return &know.v[k];
+    return NULL;
+}
+
+static bool segment_there(const char *lineage, uint64_t number)
+{
+    char key[KEY_ROOM];
+    snprintf(key, sizeof key, "%s-log/%s/%016" PRIx64 ".ltx", sim_key(), lineage, number);
+    return object_at(key) != NULL;
+}
+
+/* The newest version in the remote; NULL: there is none. */
+static struct version *head(void)
+{
+    struct version *v = object_at(sim_key()) ? know.at_key : NULL;
+    while (v && segment_there(v->lineage, v->number + 1)) {
+        struct version *next = find(v->lineage, v->number + 1);
+        if (!next) break;
+        v = next;
+    }
+    return v;
+}
+
+static void add(struct version *new, const struct version *before, bool on_purpose)
+{
+    char what[80];
+    snprintf(what, sizeof what, "version %" PRIu64 " of lineage %s", new->number, new->lineage);
+    struct version *old = find(new->lineage, new->number);
+    if (old) {
+        if (old->page_size != new->page_size || old->pages != new->pages ||
+            memcmp(old->image, new->image, (size_t) new->pages *new->page_size) != 0)
+            wrong("%s has two contents", what);
+        return;
+    }
+    new->made_ns = sim->now_ns;
+    new->checksum = checksum_of(new->image, new->page_size, new->pages);
+    judge_image(new->image, (uint64_t) new->pages *new->page_size, what, &new->ids);
+    if (know.count == VERSIONS) abort();
+    know.v[know.count++] = *new;
+    tally.versions++;
+    idset_join(&know.pushed, &new->ids);
+    trace("  %s", what);
+    int lost = before ? idset_lacks(&new->ids, &before->ids) : -1;
+    if (lost < 0) return;
+    if (!on_purpose) {
+        wrong("%s lacks transaction %d, which version %" PRIu64 " of lineage %s had", what, lost,
+              before->number, before->lineage);
+        return;
+    }
+    know.purposes++;
+    for (uint32_t id = 1; id < IDS; id++)
+        if (idset_has(&before->ids, id) && !idset_has(&new->ids, id)) idset_add(&know.moved, id);
+}
+
+/* ---- objects ---- */
+
+static bool meta(const struct object *o, const char *name, char *out, size_t room)
+{
+    struct r2_meta m;
+    r2_meta_clear(&m);
+    if (o->meta) memcpy(m.text, o->meta, m.len = strlen(o->meta));
+    m.text[m.len] = 0;
+    return r2_meta_get(&m, name, out, room);
+}
+
+static uint32_t page_size_of(const uint8_t *bytes, uint64_t size)
+{
+    uint32_t n = size < 100 ? 0 : (uint32_t)(bytes[16] << 8 | bytes[17]);
+    return n == 1 ? 65536 : n;
+}
+
+static void snapshot(const struct event *e)
+{
+    const struct object *o = &e->object;
+    struct version new = {.image = (uint8_t *)(uintptr_t)o->bytes};
+    char text[64] = "";
+    if (!meta(o, "db-version", text, sizeof text)) wrong("a snapshot without db-version");
+    new.number = strtoull(text, NULL, 10);
+    if (!meta(o, "db-lineage", text, sizeof text)) wrong("a snapshot without db-lineage");
+    memcpy(new.lineage, text, LINEAGE - 1);
+    new.page_size = page_size_of(o->bytes, o->size);
+    new.pages = new.page_size ? (uint32_t)(o->size / new.page_size) : 0;
+    const struct version *before = find(new.lineage, new.number - 1);
+    if (!before) before = head();
+    if (know.at_key && strcmp(know.at_key->lineage, new.lineage) == 0 &&
+        know.at_key->number > new.number)
+        wrong("the snapshot of version %" PRIu64 " replaced that of %" PRIu64, new.number,
+              know.at_key->number);
+    add(&new, before, e->on_purpose);
+    know.at_key = find(new.lineage, new.number);
+    if (meta(o, "db-checksum", text, sizeof text) &&
+        strtoull(text, NULL, 16) != know.at_key->checksum)
+        wrong("the snapshot of version %" PRIu64 " has another checksum than it says", new.number);
+}
+
+static void segment(const struct event *e, const char *lineage, uint64_t number)
+{
+    struct r2_ltx_bytes bytes = {.at = e->object.bytes, .size = e->object.size};
+    struct r2_ltx_header h;
+    struct r2_ltx_reader *d = NULL;
+    struct r2_err err;
+    struct version new = {.number = number};
+    struct version *before = find(lineage, number - 1);
+    uint64_t post = 0;
+    uint32_t pgno;
+    bool end = false;
+    memcpy(new.lineage, lineage, LINEAGE);
+    if (!before) {
+        wrong("segment %" PRIu64 " of lineage %s follows nothing", number, lineage);
+        return;
+    }
+    enum r2_code rc = r2_ltx_open(&d, r2_ltx_read_bytes, &bytes, bytes.size, &h, &err);
+    if (!rc && (h.min_txid != number || h.max_txid != number || h.pre != before->checksum))
+        wrong("segment %" PRIu64 " does not follow what is there: %" PRIu64 "-%" PRIu64, number,
+              h.min_txid, h.max_txid);
+    if (!rc) {
+        new.page_size = h.page_size;
+        new.pages = h.commit;
+        new.image = sim_alloc((size_t)h.page_size * (h.commit + 1));
+        memset(new.image, 0, (size_t)h.page_size * (h.commit + 1));
+        uint32_t same = before->pages < h.commit ? before->pages : h.commit;
+        if (before->page_size == h.page_size)
+            memcpy(new.image, before->image, (size_t)same * h.page_size);
+    }
+    uint8_t page[65536];
+    while (!rc && !end) {
+        rc = r2_ltx_next(d, &pgno, page, &end);
+        if (!rc && !end) memcpy(new.image + (size_t)(pgno - 1) * h.page_size, page, h.page_size);
+    }
+    if (!rc) rc = r2_ltx_finish(d, &post);
+    r2_ltx_close(d);
+    if (rc) {
+        wrong("segment %" PRIu64 " cannot be read: %s", number, err.text);
+        return;
+    }
+    add(&new, before, e->on_purpose);
+    const struct version *now = find(lineage, number);
+    if (now && now->checksum != post)
+        wrong("segment %" PRIu64 " has another checksum than it says", number);
+}
+
+/* ---- collecting ---- */
+
+static bool rebuilds(const struct version *v)
+{
+    char key[KEY_ROOM];
+    for (uint64_t n = v->number; n; n--) {
+        snprintf(key, sizeof key, "%s-log/%s/%016" PRIx64 ".db", sim_key(), v->lineage, n);
+        if (object_at(key) || (know.at_key && know.at_key->number == n &&
+                               strcmp(know.at_key->lineage, v->lineage) == 0))
+            return true;
+        if (!segment_there(v->lineage, n)) return false;
+    }
+    return false;
+}
+
+static void collected(const struct event *e, const char *lineage, uint64_t number, bool base)
+{
+    int64_t retention = (int64_t)sim->retention_s * 1000 * MS;
+    int64_t age = sim->now_ns - e->object.modified_ns;
+    tally.collected++;
+    /* 30 minutes more, but for the clock of who asked, and rounding */
+    if (age < retention + INT64_C(14) * 60 * 1000 * MS)
+        wrong("%s was collected after %" PRId64 " s", e->object.key, age / MS / 1000);
+    if (!base && know.at_key && strcmp(know.at_key->lineage, lineage) == 0 &&
+        number > know.at_key->number)
+        wrong("segment %" PRIu64 " was collected before a snapshot held it", number);
+    for (uint32_t k = 0; k < know.count; k++) {
+        const struct version *v = &know.v[k], *next = find(lineage, v->number + 1);
+        if (strcmp(v->lineage, lineage) != 0) continue;
+        if (next && next->made_ns < sim->now_ns - retention) continue;
+        if (!rebuilds(v))
+            wrong("version %" PRIu64 " cannot be rebuilt any more since %s was collected",
+                  v->number, e->object.key);
+    }
+}
+
+/* ---- what happened ---- */
+
+/* A conflict with oneself: everything in the fork is in the remote's newest version as well. Pages
+ * may differ all the same when they were written without a transaction of ours, and after a power
+ * loss the file may hold an earlier version that nothing knows any more. */
+static void needless(const struct event *e, const struct idset *ids)
+{
+    const struct version *v = head();
+    struct idset none = {{0}};
+    if (idset_lacks(&none, ids) < 0) return; /* two births of nothing */
+    if (know.powerless[e->worker / SLOTS]) return;
+    if (v && !e->asked && !sim->stock && !know.vacuumed && idset_lacks(&v->ids, ids) < 0)
+        wrong("the fork %s was made although the remote has all of it", e->object.key);
+}
+
+static void happened_at(const struct event *e)
+{
+    const char *key = e->object.key, *rest;
+    size_t n = strlen(sim_key());
+    char lineage[LINEAGE] = "";
+    uint64_t number = 0;
+    struct idset ids;
+    if (strcmp(key, sim_key()) == 0) {
+        if (e->kind == REQ_DEL)
+            wrong("the snapshot was deleted");
+        else
+            snapshot(e);
+        return;
+    }
+    rest = key + n;
+    if (strncmp(rest, "-forks/", 7) == 0) {
+        if (e->kind == REQ_DEL) wrong("the fork %s was deleted", key);
+        tally.forks++;
+        judge_image(e->object.bytes, e->object.size, key, &ids);
+        needless(e, &ids);
+        idset_join(&know.forks, &ids);
+        return;
+    }
+    if (sscanf(rest, "-log/%8[0-9a-f]/%16" SCNx64, lineage, &number) != 2) {
+        wrong("a strange key: %s", key);
+        return;
+    }
+    bool base = strcmp(key + strlen(key) - 3, ".db") == 0;
+    if (e->kind == REQ_DEL)
+        collected(e, lineage, number, base);
+    else if (!base)
+        segment(e, lineage, number);
+    else {
+        const struct version *v = find(lineage, number);
+        if (!v || (uint64_t)v->pages * v->page_size != e->object.size ||
+            memcmp(v->image, e->object.bytes, e->object.size) != 0)
+            wrong("the base %s is not version %" PRIu64, key, number);
+    }
+}
+
+static void happened(const struct event *e)
+{
+    uint32_t before = know.count;
+    happened_at(e);
+    if (know.count > before) machine_of(e->worker)->wins = false;
+}
+
+static void check_promises(void)
+{
+    const struct version *v = head();
+    struct idset have = know.moved;
+    if (v) idset_join(&have, &v->ids);
+    int id = idset_lacks(&have, &know.acked);
+    if (id >= 0)
+        wrong("transaction %d was acknowledged, and the remote's version %" PRIu64
+              " does not have it",
+              id, v ? v->number : 0);
+}
+
+void oracle_events(void)
+{
+    uint32_t n = sim->events;
+    for (uint32_t k = 0; k < n && !sim->wrong[0]; k++) {
+        struct event *e = &sim->e[k];
+        happened(e);
+    }
+    sim->events = 0;
+    if (n && !sim->wrong[0]) check_promises();
+}
+
+static void committed(int index)
+{
+    const struct worker *w = &sim->w[index];
+    const struct machine *m = machine_of(index);
+    int rc = w->rc & 0xff;
+    if (w->stage == IN_COMMIT) return; /* it may have happened */
+    if (w->stage == BEFORE_COMMIT || rc == SQLITE_BUSY) {
+        idset_add(&know.never, w->id);
+        if (idset_has(&know.pushed, w->id))
+            wrong("transaction %u was rolled back (%d), and is in the remote", w->id, w->rc);
+    } else if (rc == SQLITE_OK && m->sync == R2_SYNC_COMMIT && w->todo == DO_COMMIT) {
+        idset_add(&know.acked, w->id);
+    } else if (rc == SQLITE_OK) {
+        idset_add(&know.local[index / SLOTS], w->id);
+    }
+}
+
+static void synced(int index)
+{
+    const struct worker *w = &sim->w[index];
+    struct idset have;
+    int best = -1;
+    bool found = false;
+    for (uint32_t k = 0; k < know.count; k++) {
+        if (know.v[k].number != (uint64_t)w->version) continue;
+        have = know.v[k].ids;
+        if (sim->slots > 1) idset_join(&have, &know.forks); /* set aside by a neighbour */
+        found = true;
+        int lost = idset_lacks(&have, &w->before);
+        if (lost < 0) {
+            best = -1;
+            break;
+        }
+        best = lost;
+    }
+    struct idset none = {{0}};
+    if (!w->version && idset_lacks(&none, &w->before) < 0) return; /* nothing to store yet */
+    if (!found)
+        wrong("sync() returned version %lld, which is not there", (long long)w->version);
+    else if (best >= 0)
+        wrong("sync() returned version %lld, which lacks transaction %d of the local file",
+              (long long)w->version, best);
+    if (sim->slots > 1) {
+        struct idset left = w->before;
+        for (uint32_t id = 1; id < IDS; id++)
+            if (idset_has(&know.forks, id)) idset_drop(&left, id);
+        idset_join(&know.acked, &left);
+    } else {
+        idset_join(&know.acked, &w->before);
+    }
+}
+
+static void was_read(int index)
+{
+    const struct worker *w = &sim->w[index];
+    struct idset have = w->seen;
+    for (uint32_t id = 1; id < IDS; id++)
+        if (idset_has(&w->seen, id) && idset_has(&know.never, id))
+            wrong("machine %d holds transaction %u, which was rolled back", index / SLOTS, id);
+    idset_join(&have, &know.forks);
+    idset_join(&have, &know.pushed);
+    int id = idset_lacks(&have, &know.local_then[index]);
+    if (id >= 0)
+        wrong("transaction %d, committed on machine %d, is neither there nor anywhere else", id,
+              index / SLOTS);
+    if (w->todo == DO_PULL && !know.purposes) {
+        id = idset_lacks(&w->seen, &know.head_then[index]);
+        if (id >= 0) wrong("after r2_pull() machine %d lacks transaction %d", index / SLOTS, id);
+    }
+    if (sim->settled && w->todo == DO_READ) {
+        have = w->seen;
+        idset_join(&have, &know.moved);
+        id = idset_lacks(&have, &know.acked);
+        if (id >= 0)
+            wrong("machine %d comes back without transaction %d, which was acknowledged",
+                  index / SLOTS, id);
+    }
+}
+
+void oracle_begins(int index)
+{
+    const struct version *v = head();
+    know.vacuumed = know.vacuumed || sim->w[index].todo == DO_VACUUM;
+    if (sim->w[index].todo == DO_RESOLVE_LOCAL) {
+        machine_of(index)->wins = true;
+        know.purposes++;
+    }
+    know.local_then[index] = know.local[index / SLOTS];
+    memset(&know.head_then[index], 0, sizeof know.head_then[index]);
+    if (v) know.head_then[index] = v->ids;
+}
+
+void oracle_done(int index)
+{
+    const struct worker *w = &sim->w[index];
+    if (w->todo == DO_COMMIT || w->todo == DO_ROLLBACK || w->todo == DO_STOCK) committed(index);
+    if (w->todo == DO_SYNC && w->rc == SQLITE_OK && w->read) synced(index);
+    if (w->todo == DO_RESOLVE_LOCAL && w->rc == SQLITE_OK) machine_of(index)->wins = false;
+    if ((w->todo == DO_READ || w->todo == DO_PULL) && w->rc == SQLITE_OK && w->read)
+        was_read(index);
+    if (!sim->wrong[0]) check_promises();
+}
+
+void oracle_killed(int index)
+{
+    const struct worker *w = &sim->w[index];
+    if (w->todo == DO_COMMIT || w->todo == DO_ROLLBACK || w->todo == DO_STOCK) committed(index);
+}
+
+/* What was committed and not pushed may be gone. */
+void oracle_power(int machine)
+{
+    know.powerless[machine] = true;
+    for (int k = 0; k < SLOTS; k++)
+        memset(&know.local_then[machine * SLOTS + k], 0, sizeof know.local_then[0]);
+    memset(&know.local[machine], 0, sizeof know.local[machine]);
+}
+
+void oracle_final(void)
+{
+    for (uint32_t id = 1; id < IDS; id++)
+        tally.acked += idset_has(&know.acked, id);
+    const struct version *v = head();
+    struct idset have = know.forks, all = know.acked;
+    if (v) idset_join(&have, &v->ids);
+    for (int k = 0; k < MACHINES; k++)
+        idset_join(&all, &know.local[k]);
+    int id = idset_lacks(&have, &all);
+    if (id >= 0)
+        wrong("transaction %d, which was %s, is in the end neither in the remote nor in a fork", id,
+              idset_has(&know.acked, (uint32_t)id) ? "acknowledged" : "committed");
+    const struct worker *fresh = &sim->w[FRESH * SLOTS];
+    if (v && fresh->read &&
+        (idset_lacks(&fresh->seen, &v->ids) >= 0 || idset_lacks(&v->ids, &fresh->seen) >= 0))
+        wrong("a fresh replica does not have what the remote has");
+}
