@@ -84,8 +84,8 @@ struct r2_commit;
 enum r2_code r2_replica_commit(struct r2_replica *r, const struct r2_source *from,
                                struct r2_marks *m, bool locked, struct r2_commit **out,
                                struct r2_err *e);
-/* It was committed locally, or not (then the next transaction finds it in the remote). `synced`: the
- * file, or its log, is on the disk. */
+/* It was committed locally, or not (then the next transaction finds it in the remote). `synced`:
+ * the file, or its log, is on the disk. */
 void r2_replica_commit_end(struct r2_commit *c, bool committed, bool synced);
 
 /* ---- SQL (all return the version in *version) ---- */

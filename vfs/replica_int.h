@@ -63,11 +63,12 @@ struct r2_op {
     bool unreadable;       /* the local file is no database that SQLite can read */
     bool new_try;          /* this operation has added a try to the pending push */
     bool barred;           /* this operation ended in a refusal */
-    bool closing;    /* a connection closes: its last look is what the next open compares with */
-    bool commit;     /* a COMMIT, which holds SQLite's write lock: everybody else gives way */
-    bool gave_way;   /* it ended for that */
-    bool ended;      /* a pull came to the end of the base's lineage */
-    int64_t busy_ms; /* how long a lock on the local file is waited for when it is staged */
+    bool closing;       /* a connection closes: its last look is what the next open compares with */
+    bool commit;        /* a COMMIT, which holds SQLite's write lock: everybody else gives way */
+    bool gave_way;      /* it ended for that */
+    bool ended;         /* a pull came to the end of the base's lineage */
+    int64_t fetched_ms; /* what was fetched was the newest version then; verified once it is base */
+    int64_t busy_ms;    /* how long a lock on the local file is waited for when it is staged */
 };
 
 /* wait_ms: how long another operation on this replica is waited for; R2_BUSY after that. */

@@ -332,8 +332,7 @@ static enum r2_code apply_patch(struct r2_op *op, struct r2_local *l, struct r2_
     return rc;
 }
 
-static void pulled(struct r2_op *op, const struct r2_version *head, const struct applied *in,
-                   const struct r2_patch *patch)
+static void pulled(struct r2_op *op, const struct r2_version *head, const struct applied *in)
 {
     struct r2_record *k = &op->r->record;
     k->pending.kind = R2_PENDING_NONE;
@@ -344,7 +343,6 @@ static void pulled(struct r2_op *op, const struct r2_version *head, const struct
     k->conflict_version = 0;
     k->unclean = k->damaged = false;
     k->left_seq = 0;
-    r2_level_areas(op, patch);
     atomic_store(&op->r->in_conflict, false);
     r2_mark_clean(op, in->seq, &in->identity, 0);
     atomic_fetch_add(&op->r->pulls, 1);
@@ -371,8 +369,10 @@ static enum r2_code install(struct r2_op *op, struct r2_patch *patch, const stru
     if (!rc) r2_local_tidy_wal(l);
     r2_local_close(l);
     if (!rc) {
-        pulled(op, head, &in, patch);
-        return r2_op_save(op);
+        pulled(op, head, &in);
+        rc = r2_op_save(op);
+        if (!rc) r2_level_areas(op, patch); /* the record on the disk names that area until then */
+        return rc;
     }
     struct r2_err why = *e;
     if (rc != R2_UNKNOWN) { /* the old content is there, or nobody can tell */
@@ -419,8 +419,10 @@ enum r2_code r2_pull_segments(struct r2_op *op, int64_t busy_ms)
     r2_patch_init(&patch, r->path);
     r2_op_time(op);
     r2_log_of(op, &l);
+    int64_t verified_ms = r->record.verified_ms; /* the base's: its next key may be gone by now */
     enum r2_code rc = r2_log_follow(&l, &r->record.base, 0, &patch, head);
     r2_log_done(op, &l);
+    r->record.verified_ms = verified_ms;
     op->ended = l.ended;
     bool reshaped = head->page_size != r->record.base.page_size || !head->pages;
     if (!rc && reshaped) rc = r2_fail(op->call.err, R2_PRECONDITION, "the page size changed");
@@ -428,6 +430,7 @@ enum r2_code r2_pull_segments(struct r2_op *op, int64_t busy_ms)
         rc = check_sum(op, &patch, head);
         if (!rc) rc = install(op, &patch, head, busy_ms);
     }
+    if (!rc && l.verified_ms) r->record.verified_ms = l.verified_ms;
     r2_patch_free(&patch);
     free(head);
     return rc;

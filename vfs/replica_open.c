@@ -135,6 +135,7 @@ static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config
     if (!rc) rc = r2_fetch(op, remote, false, &image);
     if (!rc) rc = r2_stage(op, false, &s);
     if (!rc) rc = recognise(op, remote, &image, &s, equal);
+    if (!rc && *equal && op->fetched_ms) k->verified_ms = op->fetched_ms;
     bool earlier = false;
     if (!rc && !*equal && remote->layout == R2_LAYOUT_LOG && s.image.pages)
         rc = recognise_earlier(op, remote, &s, &earlier);

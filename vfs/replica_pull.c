@@ -47,9 +47,12 @@ static enum r2_code fetch_version(struct r2_op *op, struct r2_remote *remote, ui
         return rc;
     }
     r2_log_of(op, &l);
-    l.verified_ms = 0; /* that of another base says nothing here */
+    l.verified_ms = 0;                           /* that of another base says nothing here */
+    int64_t verified_ms = r->record.verified_ms; /* the base's: its next key may be gone by now */
     rc = r2_log_fetch(&l, remote, upto, image);
     r2_log_done(op, &l);
+    op->fetched_ms = l.verified_ms;
+    r->record.verified_ms = verified_ms;
     return rc;
 }
 
@@ -317,6 +320,7 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     }
     k->pending.kind = R2_PENDING_NONE;
     k->base = remote->v;
+    if (op->fetched_ms) k->verified_ms = op->fetched_ms;
     k->base.local_cookie = in.cookie;
     k->area ^= 1;
     k->layout = remote->layout;

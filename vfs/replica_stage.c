@@ -358,7 +358,11 @@ static void trust_maps(struct r2_op *op, bool first, bool wrote, const struct r2
               : !r2_identity_same(&k->identity, now) && !r2_state_sealed(r->state, now))
         r2_state_unseen(r->state);
     /* a log that nobody had open starts to count anew: `looked` takes the stamp's place */
-    if (first && live->stamp.kind == 2) r2_state_set_stamp(r->state, NULL);
+    if (first && live->stamp.kind == 2) {
+        /* not sealed when it was folded in: others may have written it before the last close */
+        if (wrote) r2_state_unseen(r->state);
+        r2_state_set_stamp(r->state, NULL);
+    }
     pthread_mutex_lock(&r->note);
     r->looked = *now;
     pthread_mutex_unlock(&r->note);
