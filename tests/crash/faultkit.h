@@ -28,6 +28,10 @@
 #define FAULT_SANITIZED 0
 #endif
 
+/* Called before a sanitizer is ready. */
+#define RAW  __attribute__((no_sanitize("address", "undefined", "thread")))
+#define OURS __attribute__((visibility("default"))) RAW
+
 enum fault_kind {
     MEMORY, /* malloc, calloc, realloc: no memory */
     BROKEN, /* any call: EIO */
@@ -76,14 +80,14 @@ static inline bool fault_disarm(void)
 }
 
 /* For a debugger: break fault_hit, then bt. */
-static __attribute__((noinline)) void fault_hit(const char *name)
+static RAW __attribute__((noinline)) void fault_hit(const char *name)
 {
     const char *none = NULL;
     atomic_compare_exchange_strong(&fault.first, &none, name);
 }
 
 /* Does this call fail? Then errno says how. */
-static bool fault_now(int class, const char *name)
+static RAW bool fault_now(int class, const char *name)
 {
     static const int hit_by[FAULT_KINDS] = {
         [MEMORY] = C_MEMORY,
@@ -104,8 +108,6 @@ static bool fault_now(int class, const char *name)
 }
 
 /* ---- memory ---- */
-
-#define OURS __attribute__((visibility("default")))
 
 #if FAULT_SANITIZED
 extern void *__interceptor_malloc(size_t n);
@@ -159,7 +161,7 @@ OURS void free(void *p)
     if (!found_) found_ = (uintptr_t)dlsym(RTLD_NEXT, #name);                                      \
     __typeof__(name) *real_ = (__typeof__(name) *)found_
 
-static inline size_t fault_half(size_t n)
+static inline RAW size_t fault_half(size_t n)
 {
     return n > 1 ? n / 2 : n;
 }
@@ -184,7 +186,7 @@ OURS ssize_t read(int fd, void *to, size_t n)
 }
 
 /* A disk that gets full takes a part first. */
-static inline bool fault_is_short(size_t n)
+static inline RAW bool fault_is_short(size_t n)
 {
     bool not_yet = false;
     if (fault.kind == SHORT) return true;

@@ -516,7 +516,15 @@ static void damaged_metadata(void)
     memset(meta + 12, '7', 3000);
     memcpy(meta + 3012, "\n", 2);
     CU_ASSERT_EQUAL(probe_meta(meta), R2_CORRUPT);
-    CU_ASSERT_EQUAL(probe_meta("db-version: 7\ndb-layout: log\n"), R2_OK);
+    /* only r2vfs writes snapshots of a log, and writes all of it; no lineage without its layout */
+#define LINEAGE "db-lineage: 00112233445566778899aabbccddeeff\n"
+#define REST    "db-checksum: 8000000000000001\ndb-recent: 7:00000000000000a7\n"
+    CU_ASSERT_EQUAL(probe_meta("db-version: 7\ndb-layout: log\n" LINEAGE REST), R2_OK);
+    CU_ASSERT_EQUAL(probe_meta("db-version: 7\ndb-layout: log\n"), R2_CORRUPT);
+    CU_ASSERT_EQUAL(probe_meta("db-version: 7\ndb-layout: log\n" REST), R2_CORRUPT);
+    CU_ASSERT_EQUAL(probe_meta("db-version: 8\ndb-layout: log\n" LINEAGE REST), R2_CORRUPT);
+    CU_ASSERT_EQUAL(probe_meta("db-version: 7\n" LINEAGE REST), R2_CORRUPT);
+    CU_ASSERT_EQUAL(probe_meta("db-version: 7\ndb-layout: object\n" LINEAGE REST), R2_OK);
     CU_ASSERT_EQUAL(probe_meta("db-version: 7\ndb-layout: tree\n"), R2_CORRUPT);
     CU_ASSERT_PTR_NOT_NULL(strstr(err.text, KEY));
     stop();
