@@ -120,8 +120,11 @@ static enum r2_code read_wal(struct pages *t, uint32_t pgno, uint8_t *to, struct
             high = middle;
     }
     if (!low || t->order[low - 1].pgno != pgno) return read_before(t, pgno, to, e);
-    return read_file(t->w->real, to, t->page_size,
-                     t->frames->frame[t->order[low - 1].index].at + R2_WAL_FRAME_HEADER, e);
+    int rc = t->w->real->pMethods->xRead(t->w->real, to, (int)t->page_size,
+                                         t->frames->frame[t->order[low - 1].index].at +
+                                             R2_WAL_FRAME_HEADER);
+    if (rc == SQLITE_OK) return R2_OK;
+    return r2_fail(e, R2_IO, "cannot read the transaction's frames: %s", sqlite3_errstr(rc));
 }
 
 static enum r2_code read_pages(void *ctx, uint32_t first, uint32_t count, uint8_t *to,

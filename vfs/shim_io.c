@@ -456,8 +456,10 @@ static int wal_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
     if (first) r2_frames_begin(w);
     mark_frame(w, from, n, at);
     watch_frames(w, from, n, at);
-    if (w->main->config->sync == R2_SYNC_COMMIT && w->main->touched)
-        return r2_commit_wal_write(w, from, n, at);
+    bool commits = w->main->config->sync == R2_SYNC_COMMIT && w->main->touched;
+    /* its header cannot be read: no frame would be known for what it is */
+    if (commits && !w->wal_page) return SQLITE_IOERR_READ;
+    if (commits) return r2_commit_wal_write(w, from, n, at);
     return w->real->pMethods->xWrite(w->real, from, n, at);
 }
 

@@ -207,7 +207,7 @@ static void diverged_closed(struct world *w)
 static const struct operation operations[] = {
     /* name, how it begins, what is done, rows before, rows after, forks, what it is */
     {"open", closed, act_open, BORN, BORN, {0, 0}, 0},
-    {"open behind", closed_behind, act_open, BORN, OTHERS, {0, 0}, 0},
+    {"open behind", closed_behind, act_open, BORN, OTHERS, {0, 0}, IS_LATER},
     {"open cold", cold, act_open, 0, OTHERS, {0, 0}, IS_FIRST},
     {"birth", nothing, act_birth, 0, BIT(1), {0, 0}, IS_FIRST},
     {"read", opened, act_read, BORN, BORN, {0, 0}, 0},

@@ -502,7 +502,9 @@ OVER int fdatasync(int fd)
         folder_synced(m);
         return 0;
     }
+    int64_t before = f->synced_mtime_ns;
     file_synced(f);
+    if (before && chance(300)) f->synced_mtime_ns = before; /* it need not: the data are */
     maps_synced(f, fd, 0, INT64_MAX);
     return 0;
 }

@@ -37,6 +37,7 @@ class Ledger:
         self.committed = collections.defaultdict(set)       # ... in the local file
         self.forked = collections.defaultdict(set)          # ... that a fork holds
         self.image = self.lineage = None
+        self.keep = None            # a folder for the forks that were read
         self.version = self.versions = self.forks = self.looks = 0
 
     # The writers' lines.
@@ -139,7 +140,12 @@ class Ledger:
     def take_forks(self):
         """What conflicts' losers had is read and noted; then the forks are deleted."""
         for key in self.bucket.list(self.key + "-forks/", raw=True):
-            rows, _ = self.rows_of(self.bucket.get(key, raw=True).body, key)
+            body = self.bucket.get(key, raw=True).body
+            if self.keep:
+                os.makedirs(self.keep, exist_ok=True)
+                with open(os.path.join(self.keep, key.replace("/", "_")), "wb") as file:
+                    file.write(body)
+            rows, _ = self.rows_of(body, key)
             for w, found in rows.items():
                 self.forked[w] |= found
             self.bucket.delete(key)

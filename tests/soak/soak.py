@@ -78,6 +78,8 @@ class Writer:
 
     def listen(self, child):
         for line in child.stdout:
+            if self.soak.args.keep:
+                self.soak.lines.write(f"{time.time():.3f} {self.me} {child.pid} {line}")
             word, _, rest = line.rstrip("\n").partition(" ")
             if word == "t":
                 self.tried = int(rest)
@@ -129,6 +131,7 @@ class Soak:
         self.random = random.Random(args.seed)
         self.folder = tempfile.mkdtemp(prefix="r2vfs-soak.")
         self.noise = open(os.path.join(self.folder, "stderr"), "w")
+        self.lines = open(os.path.join(self.folder, "lines"), "w")  # what writers said (--keep)
         self.emulator = support.emulator()
         self.bucket = self.emulator.own_bucket()
         self.counts, self.errors = collections.Counter(), collections.Counter()
@@ -140,6 +143,8 @@ class Soak:
         self.endpoint = self.chaos.stdout.readline().strip()
         self.books = [ledger.Ledger(self.bucket, f"soak/{args.seed}/{n}.db", plan[0])
                       for n, plan in enumerate(DATABASES)]
+        for book in self.books:
+            book.keep = os.path.join(self.folder, "forks") if args.keep else None
         self.chosen = [n for n in range(len(DATABASES)) if args.only in (None, n)]
         self.writers = []
         self.over = threading.Event()
@@ -277,6 +282,7 @@ class Soak:
         self.chaos.kill()
         self.chaos.wait()
         self.noise.close()
+        self.lines.close()
         if self.args.keep:
             self.save()
         else:

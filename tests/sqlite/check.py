@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """check - after a script of SQLite's suite: does the remote hold what the local files hold?
 
-    check.py ROOT BUCKET KEPT EXTENSION
+    check.py ROOT BUCKET KEPT EXTENSION SYNC
 
 ROOT: the folder the script ran in; BUCKET: the folder that was its remote. KEPT/N: what remote.tcl
 put aside of databases that the script deleted or replaced: `file`, `file-r2`, and `bucket` with the
@@ -11,8 +11,9 @@ that the remote has is looked at:
 1. Snapshot and segments are read by the decoder in ltx.py, which shares nothing with r2vfs. Each
    checksum, each link from version to version, and the database's own checksum after every version
    must be right. That is required of every database, however its script ended.
-2. The local file must hold the newest version, page by page, if its state calls it clean: nothing
-   written since, and the file not touched by anybody else (size, time, no -journal, no -wal).
+2. The local file must hold the version that its state names, page by page, if the state calls it
+   clean: nothing written since, and the file not touched by anybody else (size, time, no -journal, no
+   -wal). That is the newest one, but after a COMMIT that failed locally (sync=commit).
    A file that is not clean (a crash was simulated, its bytes were edited, it has a log) is opened
    once more and closed, which is what brings such a file into the remote, and must be equal then.
    r2vfs may refuse that with a sentence, for example for a file that is damaged or has another
@@ -130,9 +131,10 @@ def step(image, version, body):
                     f"{image.checksum():016x}")
 
 
-def rebuild(path):
-    """(version, Image, segments) of the object at `path` and its log. It begins at the oldest base,
-    an earlier snapshot, so that every segment there is gets used; and comes by the snapshot."""
+def rebuild(path, upto=None):
+    """(version, Image, segments) of the object at `path` and its log: the newest version, or `upto`. It
+    begins at the oldest base, an earlier snapshot, so that every segment there is gets used; and comes
+    by the snapshot."""
     meta, image = metadata(path), Image(read(path))
     snapshot, said = int(meta.get("db-version", 1)), meta.get("db-checksum")
     if said is not None and int(said, 16) != image.checksum():
@@ -151,6 +153,8 @@ def rebuild(path):
     if wanted - log or log and not bases and min(log) <= snapshot:
         raise Wrong(f"bases {bases}, snapshot {snapshot}, segments {sorted(log)}: some are missing")
     for number in sorted(wanted):
+        if upto == number - 1:
+            return upto, image, 0
         step(image, number - 1, read(f"{folder}/{number:016x}.ltx"))
         if number == snapshot and image.pages != pages:
             raise Wrong(f"the snapshot is not what base {version} and the segments lead to")
@@ -189,8 +193,8 @@ def text_at(record, at):
 
 
 def calls_clean(path, st):
-    """Does the state beside `path` say that the file, as it is, holds its base? None: no state. In WAL
-    mode r2vfs looks at the log, too: a script that damages one has said so (`edited`)."""
+    """The version that the file beside its state holds, by what the state says; None: it does not say so.
+    In WAL mode r2vfs looks at the log, too: a script that damages one has said so (`edited`)."""
     try:
         with open(path + "-r2", "rb") as file:
             state = file.read(LIVE_AT + 16)
@@ -202,11 +206,13 @@ def calls_clean(path, st):
         return None
     record = max(slots, key=lambda slot: slot[24:32])       # the higher sequence number
     at = text_at(record, 32) + 4 + 8 + 8 + 8 + 8 + 8 + 4    # url; layout ... area
+    base, = struct.unpack_from(">Q", record, at)
     at = text_at(record, at + 8) + 16 + 8 + 4 + 4 + 100     # base: version, etag; lineage ... header
     at = text_at(record, at) + 4                            # recent; local_cookie
     clean_seq, _, _, *seen, _, wal_size = struct.unpack_from(">QQQQqqQ", record, at)
     write_seq, = struct.unpack_from("=Q", state, LIVE_AT)
-    return write_seq == clean_seq and (*seen, wal_size) == (st.st_size, st.st_mtime_ns, 0)
+    clean = write_seq == clean_seq and (*seen, wal_size) == (st.st_size, st.st_mtime_ns, 0)
+    return base if clean else None
 
 
 def has_log(path):
@@ -253,8 +259,8 @@ def pulled(path, remote):
 # ---------------------------------------------------------------- what is looked at
 
 class Checker:
-    def __init__(self, work, edited):
-        self.work, self.edited = work, edited
+    def __init__(self, work, edited, sync):
+        self.work, self.edited, self.sync = work, edited, sync
         self.counts = collections.Counter()
         self.fresh = 0
 
@@ -286,10 +292,9 @@ class Checker:
         if not os.path.isfile(path):
             self.counts.update(skipped=1)       # deleted by other means than Tcl
             return
-        clean = (calls_clean(path, os.stat(path)) and not has_log(path)
-                 and path not in self.edited)
-        if clean:
-            self.same(version, image, path)
+        base = calls_clean(path, os.stat(path))
+        if base and not has_log(path) and path not in self.edited:
+            self.same(*self.at(base, version, image, remote), path)
             self.counts.update(clean=1)
             return
         refusal = bring(path, remote)
@@ -307,13 +312,21 @@ class Checker:
     def kept(self, folder):
         """A database that the script deleted or replaced."""
         self.counts.update(kept=1)
-        path = f"{folder}/file"
-        version, image = self.remote(f"{folder}/bucket/file")
-        if calls_clean(path, os.stat(path)):
-            self.same(version, image, path)
+        path, remote = f"{folder}/file", f"{folder}/bucket/file"
+        version, image = self.remote(remote)
+        base = calls_clean(path, os.stat(path))
+        if base:
+            self.same(*self.at(base, version, image, remote), path)
             self.counts.update(clean=1)
         else:
             self.counts.update(skipped=1)
+
+    def at(self, base, version, image, remote):
+        """sync=commit: a COMMIT that the remote took may have failed in the local file after that; the
+        file is the version before, and knows no more."""
+        if base < version and self.sync == "commit":
+            return rebuild(remote, base)[:2]
+        return version, image
 
     @staticmethod
     def same(version, image, path):
@@ -338,7 +351,7 @@ def objects(bucket):
             yield os.path.relpath(os.path.join(folder, name), bucket)
 
 
-def main(root, bucket, kept, extension):
+def main(root, bucket, kept, extension, sync):
     db = sqlite3.connect(":memory:")
     db.enable_load_extension(True)
     db.load_extension(extension)
@@ -348,7 +361,7 @@ def main(root, bucket, kept, extension):
     edited = set()
     with contextlib.suppress(OSError), open(os.path.join(kept, "edited")) as file:
         edited.update(file.read().splitlines())
-    checker = Checker(work, edited)
+    checker = Checker(work, edited, sync)
     for key in objects(bucket):
         checker.look(key, checker.local, os.path.join(root, key), os.path.join(bucket, key))
     for name in sorted(os.listdir(kept)):
