@@ -24,7 +24,7 @@ from crashkit import CrashCase, create, mark, plain_look, rng, rows, run_traced,
 import support  # noqa: E402
 from support import one  # noqa: E402
 
-POINTS = int(os.environ.get("R2VFS_KILL_POINTS", "6"))  # of each world; 0: every system call
+POINTS = int(os.environ.get("R2VFS_KILL_POINTS", "4"))  # of each world; 0: every system call
 MODES = ("delete", "truncate", "persist", "memory", "wal")
 LAYOUTS = ("log", "object")
 

@@ -16,7 +16,7 @@ import crashkit
 from crashkit import CrashCase, create, mark, plain_look, rng, rows, run_traced, say, step
 import support
 
-POINTS = int(os.environ.get("R2VFS_KILL_POINTS", "5"))  # of each phase; 0: every system call
+POINTS = int(os.environ.get("R2VFS_KILL_POINTS", "4"))  # of each phase; 0: every system call
 QUICK = ("off", "memory")  # journal modes in which a crash may damage the file
 
 

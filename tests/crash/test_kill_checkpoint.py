@@ -13,7 +13,7 @@ from crashkit import CrashCase, create, mark, rng, rows, run_traced, step
 import support
 from support import one
 
-POINTS = int(os.environ.get("R2VFS_KILL_POINTS", "12"))  # of each phase; 0: every system call
+POINTS = int(os.environ.get("R2VFS_KILL_POINTS", "4"))  # of each phase; 0: every system call
 HERE = set(range(1, 7))
 
 
