@@ -236,7 +236,7 @@ static enum r2_code change_file(struct r2_op *op, struct r2_local *l, struct r2_
     if (!rc) r2_state_set_stamp(op->r->state, &out->stamp);
     if (dirty.map) r2_state_dirty_done(op->r->state, &dirty, applied);
     if (!rc) rc = r2_identity_of(op->r->path, &out->identity, e);
-    out->identity.counter = now.pages ? r2_image_counter(&now) + 1 : first;
+    if (!rc) out->identity.counter = now.pages ? r2_image_counter(&now) + 1 : first;
     free(map);
     r2_image_free(&now);
     struct r2_err end_err;
