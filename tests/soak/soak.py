@@ -41,7 +41,7 @@ DATABASES = (
 # at once, and keeps up to 16 idle HTTP handles of 3 sockets each after that: some processes do that
 # early, some late.
 MEASURES = {
-    "memory (KiB)": (700, 0),
+    "memory (KiB)": (1000, 0),
     "files": (0.7, 0),
     "sockets": (0.7, 3 * 16),
     "threads": (0.3, 0),
@@ -120,8 +120,8 @@ class Writer:
                     kinds[os.readlink(f"{folder}/{name}").startswith("socket:")] += 1
         except OSError:
             return
-        if "VmRSS" in said:
-            self.samples.append((when, int(said["VmRSS"].split()[0]), kinds[False], kinds[True],
+        if "RssAnon" in said:        # what is mapped grows with the database
+            self.samples.append((when, int(said["RssAnon"].split()[0]), kinds[False], kinds[True],
                                  int(said["Threads"])))
 
 
