@@ -21,6 +21,7 @@ struct r2_remote {
     uint64_t size;       /* bytes of the snapshot, */
     int64_t modified_ms; /* and when it was written */
     bool numbered;       /* it carries a db-version */
+    bool no_layout;      /* a lineage without db-layout: nothing says whether a log follows */
     bool has_checksum;   /* v.checksum is the writer's word and v.recent is valid */
     bool has_lineage;
     char older[R2_RECENT_BYTES]; /* a db-recent that ends below db-version: a program that knows

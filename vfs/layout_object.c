@@ -67,9 +67,10 @@ static enum r2_code read_meta(const struct r2_object *o, const char *key, struct
             out->has_checksum = true;
         }
     }
-    /* nobody but r2vfs writes snapshots of a log, or begins a lineage */
+    /* nobody but r2vfs writes snapshots of a log */
     bool whole = out->has_lineage && out->numbered && out->has_checksum;
-    if (out->layout == R2_LAYOUT_LOG ? !whole : out->has_lineage && !has_layout)
+    out->no_layout = out->has_lineage && !has_layout;
+    if (out->layout == R2_LAYOUT_LOG && !whole)
         return r2_fail(e, R2_CORRUPT,
                        "the metadata of %s do not fit together (db-version, db-lineage, db-layout, "
                        "db-checksum, db-recent): put back those that it was written with",

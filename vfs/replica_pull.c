@@ -29,6 +29,11 @@ static enum r2_code fetch_version(struct r2_op *op, struct r2_remote *remote, ui
     struct r2_replica *r = op->r;
     struct r2_log l;
     enum r2_code rc = R2_OK;
+    if (remote->no_layout)
+        return r2_fail(op->call.err, R2_CORRUPT,
+                       "%s has a db-lineage and no db-layout: put back the metadata that it was "
+                       "written with",
+                       r->config.url);
     if (remote->by_segments || (remote->layout == R2_LAYOUT_LOG && !remote->v.etag[0])) {
         /* it says which version there is, not where the log begins */
         rc = r2_layout_object.probe(r->store, &op->call, r->config.key, remote);

@@ -612,7 +612,7 @@ class Clock(LogCase):
         self.clock = self.path(f"{self.place}/clock")
         self.moved(0)
         return self.peer(f"{self.place}/{name}", layout="log", env={
-            "LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": self.clock, "FAKETIME_NO_CACHE": "1",
+            "LD_PRELOAD": " ".join(filter(None, (os.environ.get("LD_PRELOAD"), library))), "FAKETIME_TIMESTAMP_FILE": self.clock, "FAKETIME_NO_CACHE": "1",
             "NO_FAKE_STAT": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"})
 
     def moved(self, minutes):
