@@ -121,6 +121,7 @@ typedef bool (*r2_list_fn)(void *ctx, const char *key, uint64_t size, int64_t mo
 
 struct r2_store {
     const struct r2_store_ops *ops;
+    _Atomic int64_t skew_ms; /* added to our clock before signing; from a server's Date */
 };
 
 struct r2_store_ops {

@@ -319,7 +319,7 @@ static enum r2_code s3_presign(struct r2_store *store, struct r2_call *call, con
                             .payload = R2_UNSIGNED_PAYLOAD,
                             .cred = &s->cred,
                             .region = s->region,
-                            .time_s = (r2_now_ms() + atomic_load(&s->skew_ms)) / 1000};
+                            .time_s = (r2_now_ms() + atomic_load(&s->base.skew_ms)) / 1000};
     ok = ok && r2_buf_printf(url, "%s%s?", s->origin, path.at) &&
          r2_sigv4_presign(&sign, seconds, url);
     r2_buf_free(&path);

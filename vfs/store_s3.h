@@ -30,7 +30,6 @@ struct r2_s3 {
     char bucket[R2_TEXT_BYTES];
     char region[64];
     struct r2_credentials cred;
-    _Atomic int64_t skew_ms; /* added to our clock before signing; from a server's Date */
 };
 
 /* One logical request: what is sent, and how far it may be repeated. */

@@ -155,7 +155,7 @@ static enum r2_code attempt(struct r2_s3 *s, struct r2_call *call, struct r2_s3_
                             struct r2_s3_result *res, int64_t deadline_ms)
 {
     struct message m;
-    int64_t began = r2_boot_ms(), wall = r2_now_ms(), skew = atomic_load(&s->skew_ms);
+    int64_t began = r2_boot_ms(), wall = r2_now_ms(), skew = atomic_load(&s->base.skew_ms);
     int64_t signed_ms = (wall + skew) / 1000 * 1000; /* the stamp knows no fractions */
     enum r2_code code;
     if (q->changes && r2_store_stale(call, signed_ms)) return R2_STALE;
@@ -268,7 +268,7 @@ enum r2_code r2_s3_perform(struct r2_s3 *s, struct r2_call *call, struct r2_s3_r
         if (q->progress) r2_progress_add(q->progress, -(int64_t)lost);
         if (v.skewed && !t.skew_tried) {
             t.skew_tried = true;
-            atomic_store(&s->skew_ms, res->skew_ms + v.skew_ms);
+            atomic_store(&s->base.skew_ms, res->skew_ms + v.skew_ms);
             continue;
         }
         if (!again(&t, q, res, &v)) break;

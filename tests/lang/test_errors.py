@@ -194,8 +194,12 @@ class Network(Stranger):
         return re.compile(re.escape(why) + r"|nothing came within \d+ ms")
 
     def test_wrong_bucket(self):
-        """A HEAD cannot tell it from a database that is not there yet; the first push can."""
+        """A HEAD cannot tell it from a database that is not there yet; in the log layout the listing
+        that follows can, else the first push."""
         remote = "s3://no-such-bucket/app.db"
+        if support.LAYOUT == "log":
+            return self.cannot_open("no such bucket", "create it, or correct the remote", "R2_ACCOUNT_ID",
+                                    target=self.uri(remote=remote), remote=False)
         self.cannot_sync("no such bucket", "create it, or correct the remote", "R2_ACCOUNT_ID",
                          target=self.uri(remote=remote), remote=remote)
 

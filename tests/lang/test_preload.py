@@ -258,11 +258,9 @@ class Preloaded(support.Case):
                 return None
             body = self.bucket.get(key).body
         else:
-            path = os.path.join(self.folder, "remote", key)
-            if not os.path.exists(path):
+            if not os.path.exists(os.path.join(self.folder, "remote", key)):
                 return None
-            with open(path, "rb") as file:
-                body = file.read()
+            body = self.remote_image(key).data
         self.assertEqual(support.integrity_of_bytes(body), "ok")
         copy = self.path("copy.db")
         with open(copy, "wb") as file:

@@ -19,7 +19,6 @@
 
 struct sim_store {
     struct r2_store base;
-    int64_t skew_ms; /* what the server's refusal taught */
 };
 
 /* ---- objects ---- */
@@ -147,7 +146,7 @@ static enum r2_code sign(struct r2_store *s, struct r2_call *call, bool changes,
 {
     struct sim_store *st = (struct sim_store *)(void *)s;
     *began = r2_boot_ms();
-    int64_t signed_ms = (r2_now_ms() + st->skew_ms) / 1000 * 1000;
+    int64_t signed_ms = (r2_now_ms() + st->base.skew_ms) / 1000 * 1000;
     if (changes && r2_store_stale(call, signed_ms)) return R2_STALE;
     call->signed_ms = signed_ms;
     on_call("request");
@@ -166,7 +165,7 @@ static bool skewed(struct r2_store *s, const struct r2_call *call)
     struct sim_store *st = (struct sim_store *)(void *)s;
     int64_t off = sim->now_ns - call->signed_ms * MS;
     if (off <= TOLERANCE_NS && off >= -TOLERANCE_NS) return false;
-    st->skew_ms += off / MS;
+    st->base.skew_ms += off / MS; /* what the server's refusal taught */
     trace("  the server refuses the clock: %lld s off", (long long)(off / MS / 1000));
     return true;
 }
