@@ -44,7 +44,8 @@ enum {
     R2_RECENT_BYTES = 2560, /* 64 entries "version:nonce" of at most 38 bytes */
     R2_RECENT_MAX = 64,
     R2_TRIES_MAX = 16,
-    R2_HELD_MAX = 64
+    R2_HELD_MAX = 64,
+    R2_STAMP_WORDS = sizeof(struct r2_stamp) / 4
 };
 
 /* Which file, and what it looked like: SQLite's writers move at least one of these. */
@@ -155,9 +156,10 @@ struct r2_live {
     _Atomic int64_t committing_ms; /* until then (r2_boot_ms) a COMMIT, with SQLite's write lock,
                                       waits for the OP lock: whoever has that gives way */
     _Atomic int64_t
-        asking_ms;         /* until then somebody waits for the OP lock: see r2_replica_let_pass */
-    struct r2_stamp stamp; /* after the last commit that the maps know of; written under SQLite's
-                              write lock, or before anybody has one */
+        asking_ms; /* until then somebody waits for the OP lock: see r2_replica_let_pass */
+    _Atomic uint32_t stamp[R2_STAMP_WORDS]; /* struct r2_stamp, `kind` first: after the last commit
+                          that the maps know of; written under SQLite's write lock, or before
+                          anybody has one */
 };
 
 struct r2_state;

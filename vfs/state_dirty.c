@@ -235,7 +235,20 @@ void r2_state_set_stamp(struct r2_state *s, const struct r2_stamp *now)
     /* a log that is new can be any new one: whoever comes first compares */
     if (now && now->kind == 2 && !now->salt[0] && !now->salt[1]) now = NULL;
     /* a reader that meets it half written takes it for another one, and compares every page */
-    atomic_load(&s->live)->stamp = now ? *now : none;
+    uint32_t word[R2_STAMP_WORDS];
+    memcpy(word, now ? now : &none, sizeof word);
+    for (uint32_t k = 0; k < R2_STAMP_WORDS; k++)
+        atomic_store(&atomic_load(&s->live)->stamp[k], word[k]);
+}
+
+static struct r2_stamp stamp_of(struct r2_live *live)
+{
+    uint32_t word[R2_STAMP_WORDS];
+    struct r2_stamp out;
+    for (uint32_t k = 0; k < R2_STAMP_WORDS; k++)
+        word[k] = atomic_load(&live->stamp[k]);
+    memcpy(&out, word, sizeof out);
+    return out;
 }
 
 /* A sealed file's fields, and the boot of the machine, where a log's are in another stamp. Kind 0:
@@ -264,13 +277,13 @@ void r2_state_seal(struct r2_state *s, const char *db_path)
 
 bool r2_state_sealed(struct r2_state *s, const struct r2_identity *now)
 {
-    struct r2_stamp then = r2_state_live(s)->stamp, seal = seal_of(now);
+    struct r2_stamp then = stamp_of(r2_state_live(s)), seal = seal_of(now);
     return then.kind == 3 && !now->wal_size && memcmp(&then, &seal, sizeof seal) == 0;
 }
 
 bool r2_state_continues(struct r2_state *s, const struct r2_stamp *now, bool next, bool *none)
 {
-    struct r2_stamp then = atomic_load(&s->live)->stamp;
+    struct r2_stamp then = stamp_of(atomic_load(&s->live));
     *none = then.kind == 0;
     if (then.kind != now->kind) return false;
     if (now->kind == 1) /* in exclusive locking mode the counter stands still */
