@@ -2,12 +2,11 @@
  *
  * A table is a row of `tables`: its columns, how to fetch row n, how to give column c of it. Rows
  * are taken when a scan begins (r2_requests) or one by one (r2_status). */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "../vfs/store.h"
+#include "../vfs/when.h"
 #include "ext.h"
 
 SQLITE_EXTENSION_INIT3
@@ -35,19 +34,11 @@ struct cursor {
     size_t count;
 };
 
-/* RFC 3339 in UTC with milliseconds; NULL for 0. */
 static void time_text(sqlite3_context *ctx, int64_t ms)
 {
-    char text[64], day[40];
-    time_t seconds = (time_t)(ms / 1000);
-    struct tm tm;
-    if (!ms || !gmtime_r(&seconds, &tm)) {
-        sqlite3_result_null(ctx);
-        return;
-    }
-    strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm);
-    snprintf(text, sizeof text, "%s.%03dZ", day, (int)(ms % 1000));
-    sqlite3_result_text(ctx, text, -1, SQLITE_TRANSIENT);
+    char text[R2_WHEN_BYTES];
+    r2_when_text(ms, text);
+    if (ms && text[0]) sqlite3_result_text(ctx, text, -1, SQLITE_TRANSIENT);
 }
 
 /* ---- r2_status ---- */

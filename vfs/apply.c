@@ -127,7 +127,7 @@ static enum r2_code make_page1(struct r2_local *l, const struct r2_apply *a, uin
     if (!page) return r2_fail(e, R2_NOMEM, "%s: out of memory", l->name);
     code = a->read(a->ctx, 1, 1, page, e);
     if (code != R2_OK) goto done;
-    uint32_t ps = page[16] == 0 && page[17] == 1 ? 65536 : r2_get16(page + 16);
+    uint32_t ps = r2_header_page_size(page);
     if (memcmp(page, "SQLite format 3", 16) != 0 || ps != a->page_size) {
         code = r2_fail(e, R2_CORRUPT,
                        "%s: page 1 of the new version is no SQLite header of %u-byte"

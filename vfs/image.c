@@ -147,8 +147,7 @@ static enum r2_code check_shape(struct r2_image *i, uint64_t size, struct r2_err
     enum r2_code rc = r2_read_at(i->fd, head, sizeof head, 0, e);
     if (rc) return rc;
     if (memcmp(head, "SQLite format 3", 16) != 0) return no_database(head, 32, e);
-    uint32_t page_size = (uint32_t)head[16] << 8 | head[17];
-    if (page_size == 1) page_size = 65536;
+    uint32_t page_size = r2_header_page_size(head);
     if (page_size < 512 || page_size & (page_size - 1))
         return r2_fail(e, R2_CORRUPT, "its header gives a page size of %u", page_size);
     if (size % page_size)

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "buf.h"
 #include "err.h"
 #include "wal.h"
 
@@ -28,6 +29,16 @@ struct r2_stamp {
     uint32_t salt[2];  /* the log's salts, and */
     uint32_t cksum[2]; /* that frame's checksum */
 };
+
+/* The stamp that a wal-index's first 48 bytes give. */
+void r2_wal_stamp(const void *header, struct r2_stamp *out);
+
+/* The page size that the first bytes of a database say; checked by nobody. */
+static inline uint32_t r2_header_page_size(const uint8_t *header)
+{
+    uint32_t n = r2_get16(header + 16);
+    return n == 1 ? 65536 : n;
+}
 
 /* The VFS that sessions use: the one below r2vfs. NULL (the default) is SQLite's own default, which
  * must not be left so when r2vfs is made the default. The name is not copied. */

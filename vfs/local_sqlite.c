@@ -69,15 +69,21 @@ static bool may_wait(const struct r2_local *l, int64_t until_ms)
     return r2_boot_ms() < until_ms && !(l->hurry && l->hurry(l->hurry_arg));
 }
 
+static void pause_a_little(int64_t *pause_ms, int64_t until_ms)
+{
+    int64_t left = until_ms - r2_boot_ms();
+    if (left <= 0) return;
+    r2_sleep_ms(*pause_ms < left ? *pause_ms : left);
+    if (*pause_ms < 50) *pause_ms *= 2;
+}
+
 /* SQLite's busy handler: false ends the waiting. */
 static int wait_a_little(void *arg, int turn)
 {
-    static const uint8_t pause_ms[] = {1, 2, 5, 10, 15, 20, 25};
     struct r2_local *l = arg;
+    int64_t pause_ms = (int64_t)1 << (turn < 5 ? turn : 5);
     if (!may_wait(l, l->until_ms)) return 0;
-    int64_t left = l->until_ms - r2_boot_ms();
-    int64_t pause = pause_ms[turn < (int)sizeof pause_ms ? turn : (int)sizeof pause_ms - 1];
-    r2_sleep_ms(pause < left ? pause : left);
+    pause_a_little(&pause_ms, l->until_ms);
     return 1;
 }
 
@@ -176,14 +182,6 @@ static int start_reading(struct r2_local *l, int64_t until_ms)
     else
         l->state = R2_LOCAL_READ;
     return rc;
-}
-
-static void pause_a_little(int64_t *pause_ms, int64_t until_ms)
-{
-    int64_t left = until_ms - r2_boot_ms();
-    if (left <= 0) return;
-    r2_sleep_ms(*pause_ms < left ? *pause_ms : left);
-    if (*pause_ms < 50) *pause_ms *= 2;
 }
 
 /* The write lock on top of a read transaction. `file` waits for readers that are still there. */
@@ -289,7 +287,7 @@ static int find_shape(struct r2_local *l)
     else
         rc = r2_raw_read(l->file, h, sizeof h, 0);
     if (rc != SQLITE_OK) return rc;
-    if (!l->fold) l->page_size = h[16] == 0 && h[17] == 1 ? 65536 : r2_get16(h + 16);
+    if (!l->fold) l->page_size = r2_header_page_size(h);
     if (memcmp(h, "SQLite format 3", 16) != 0 || !r2_page_size_ok(l->page_size))
         return SQLITE_NOTADB;
     uint64_t n = ((uint64_t)size + l->page_size - 1) / l->page_size;
@@ -315,17 +313,23 @@ enum r2_code r2_local_shape(struct r2_local *l, uint32_t *page_size, uint32_t *p
     return R2_OK;
 }
 
+void r2_wal_stamp(const void *header, struct r2_stamp *out)
+{
+    struct r2_walidx_hdr h;
+    memcpy(&h, header, sizeof h);
+    *out = (struct r2_stamp){.kind = 2,
+                             .change = h.change,
+                             .frames = h.mx_frame,
+                             .cksum = {h.frame_sum[0], h.frame_sum[1]}};
+    memcpy(out->salt, h.salt, sizeof out->salt);
+}
+
 enum r2_code r2_local_stamp(struct r2_local *l, struct r2_stamp *out, struct r2_err *e)
 {
     uint8_t counter[4];
     memset(out, 0, sizeof *out);
     if (l->wal) {
-        const struct r2_walidx_hdr *h = &l->idx;
-        *out = (struct r2_stamp){.kind = 2,
-                                 .change = h->change,
-                                 .frames = h->mx_frame,
-                                 .cksum = {h->frame_sum[0], h->frame_sum[1]}};
-        memcpy(out->salt, h->salt, sizeof out->salt);
+        r2_wal_stamp(&l->idx, out);
         return R2_OK;
     }
     int rc = r2_raw_read(l->file, counter, sizeof counter, 24);

@@ -222,13 +222,18 @@ bool r2_replica_foreign(const struct r2_replica *r)
 
 /* ---- operations ---- */
 
+int64_t r2_signing_now(struct r2_replica *r)
+{
+    return r2_now_ms() + atomic_load(&r->store->skew_ms);
+}
+
 /* When the remote was last seen is kept in shared memory, too: not every look is worth a write. */
 static void take_times(struct r2_replica *r)
 {
     struct r2_live *live = r2_state_live(r->state);
     struct r2_record *k = &r->record;
     int64_t verified = atomic_load(&live->verified_ms), headed = atomic_load(&live->headed_ms);
-    int64_t most = r2_now_ms() + 3600 * 1000; /* it comes from a file */
+    int64_t most = r2_signing_now(r) + 3600 * 1000; /* it comes from a file */
     if (verified > k->verified_ms && verified < most) k->verified_ms = verified;
     if (headed > k->headed_ms && headed < most) k->headed_ms = headed;
 }

@@ -50,9 +50,10 @@ static uint64_t lineage_word(const struct r2_version *v)
     return word;
 }
 
-static bool collect_due(const struct r2_record *k)
+static bool collect_due(struct r2_replica *r)
 {
-    int64_t age = r2_now_ms() - k->collected_ms;
+    const struct r2_record *k = &r->record;
+    int64_t age = r2_signing_now(r) - k->collected_ms;
     return r2_in_log(k) && k->base.version > 1 &&
            (k->tended != lineage_word(&k->base) || age < 0 || age > COLLECT_EVERY_MS);
 }
@@ -364,7 +365,7 @@ static void tend(struct r2_replica *r, bool closing)
         op.busy_ms = closing ? CLOSE_WAIT_MS : BUSY_MS;
         if (checkpoint) rc = stage(&op, j, false, false);
         checkpoint = checkpoint && !rc && !j->needless;
-        collecting = !rc && healthy && collect_due(k);
+        collecting = !rc && healthy && collect_due(r);
         take_along(&op, j);
         r2_op_end(&op);
         if (checkpoint || collecting) rc = work(j, checkpoint, collecting, &e);

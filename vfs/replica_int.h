@@ -85,6 +85,9 @@ enum r2_code r2_op_start_commit(struct r2_op *op, struct r2_replica *r, struct r
 /* After r2_op_end: did it end with R2_BUSY only because a COMMIT had to go first? Then it is begun
  * anew, until then (r2_boot_ms). */
 bool r2_op_again(const struct r2_op *op, enum r2_code rc, int64_t until_ms);
+/* The clock that requests are signed by: with a wrong one of our own, only this can be compared
+ * with signing times (verified_ms, headed_ms, collected_ms). */
+int64_t r2_signing_now(struct r2_replica *r);
 /* A session on the replica's file (r2_local_open) that gives way to COMMITs. */
 enum r2_code r2_op_local(struct r2_op *op, int64_t busy_ms, struct r2_local **out);
 enum r2_code r2_op_save(struct r2_op *op); /* record -> state file */
@@ -122,6 +125,9 @@ enum r2_code r2_probe(struct r2_op *op, struct r2_remote *out);
 /* Settle a push whose outcome is in doubt, by what a probe saw. May move record.base; clears
  * pending when settled (*moved: base or pending changed). */
 enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved);
+/* Where an operation on a file that goes on from its base begins: end a pull that was cut short,
+ * probe, settle. */
+enum r2_code r2_look_and_settle(struct r2_op *op, struct r2_remote *seen);
 /* The local file within a read transaction (replica_stage.c). */
 struct r2_staged {
     struct r2_state *state;

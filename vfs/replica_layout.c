@@ -189,13 +189,9 @@ enum r2_code r2_change_layout(struct r2_op *op, enum r2_layout_kind to, uint64_t
 {
     struct r2_record *k = &op->r->record;
     struct r2_remote *seen = malloc(sizeof *seen);
-    bool moved;
     if (!seen) return no_memory(op->call.err);
-    op->continues = true;
-    enum r2_code rc = r2_finish_pull(op);
     k->verified_ms = 0; /* the newest, as of now */
-    if (!rc) rc = r2_probe(op, seen);
-    if (!rc) rc = r2_settle(op, seen, &moved);
+    enum r2_code rc = r2_look_and_settle(op, seen);
     if (!rc && !seen->ended && k->layout != to) { /* first what sync() does */
         rc = r2_push_if_dirty(op, version);
         if (!rc) rc = r2_probe(op, seen);

@@ -18,13 +18,6 @@
 
 enum { BODY_MEM = 16 << 20 }; /* larger segments are encoded into a file */
 
-/* The clock that requests are signed by: with a wrong one of our own, only it can be compared with
- * signing times. */
-static int64_t signing_now(const struct r2_op *op)
-{
-    return r2_now_ms() + atomic_load(&op->r->store->skew_ms);
-}
-
 void r2_log_of(struct r2_op *op, struct r2_log *l)
 {
     struct r2_replica *r = op->r;
@@ -35,7 +28,7 @@ void r2_log_of(struct r2_op *op, struct r2_log *l)
                          .snapshot = r->record.snapshot,
                          .ahead = &op->ahead};
     /* the lineage is looked at, too: at least every 30 minutes a 404 alone does not do */
-    int64_t headed = signing_now(op) - r->record.headed_ms;
+    int64_t headed = r2_signing_now(r) - r->record.headed_ms;
     if (headed >= 0 && headed < R2_FRESH_MS) l->verified_ms = r->record.verified_ms;
 }
 
@@ -148,7 +141,7 @@ static enum r2_code intend(struct r2_op *op, struct r2_staged *s, bool exact)
 static enum r2_code be_fresh(struct r2_op *op, struct r2_remote *seen, bool *behind)
 {
     struct r2_record *k = &op->r->record;
-    int64_t now = signing_now(op), age = now - k->verified_ms, seen_ms = now - k->headed_ms;
+    int64_t now = r2_signing_now(op->r), age = now - k->verified_ms, seen_ms = now - k->headed_ms;
     *behind = false;
     if (k->verified_ms && age >= 0 && age < R2_FRESH_MS && seen_ms >= 0 && seen_ms < R2_FRESH_MS)
         return R2_OK;

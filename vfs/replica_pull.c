@@ -404,11 +404,8 @@ static enum r2_code follow(struct r2_op *op, int64_t busy_ms)
 {
     struct r2_record *k = &op->r->record;
     struct r2_remote seen;
-    bool moved, clean;
-    enum r2_code rc = r2_finish_pull(op);
-    op->continues = true;
-    if (!rc) rc = r2_probe(op, &seen);
-    if (!rc) rc = r2_settle(op, &seen, &moved);
+    bool clean;
+    enum r2_code rc = r2_look_and_settle(op, &seen);
     if (rc) return rc;
     enum r2_relation relation = r2_plan_relation(k, &seen);
     if (relation == R2_REL_SAME || relation == R2_REL_ABSENT) {

@@ -406,6 +406,15 @@ enum r2_code r2_push_landed(struct r2_op *op, struct r2_staged *s, const struct 
     return R2_OK;
 }
 
+enum r2_code r2_look_and_settle(struct r2_op *op, struct r2_remote *seen)
+{
+    bool moved;
+    enum r2_code rc = r2_finish_pull(op);
+    op->continues = true;
+    if (!rc) rc = r2_probe(op, seen);
+    return rc ? rc : r2_settle(op, seen, &moved);
+}
+
 /* Look first when something is in doubt, or when the base's ETag was hidden from us. */
 static enum r2_code look_first(struct r2_op *op)
 {

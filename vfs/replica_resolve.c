@@ -289,11 +289,7 @@ static enum r2_code resolve(struct r2_op *op, bool local, uint64_t *version)
 {
     struct r2_replica *r = op->r;
     struct r2_remote remote;
-    bool moved;
-    op->continues = true;
-    enum r2_code rc = r2_finish_pull(op);
-    if (!rc) rc = r2_probe(op, &remote);
-    if (!rc) rc = r2_settle(op, &remote, &moved);
+    enum r2_code rc = r2_look_and_settle(op, &remote);
     if (!rc && local && r2_plan_relation(&r->record, &remote) == R2_REL_SAME)
         rc = r2_push_if_dirty(op, version);
     else if (!rc)

@@ -196,11 +196,7 @@ static enum r2_code is_head(struct r2_op *op, struct r2_remote *seen, uint64_t *
     struct r2_err *e = op->call.err;
     struct r2_identity now;
     struct r2_staged s;
-    bool moved;
-    op->continues = true;
-    enum r2_code rc = r2_finish_pull(op);
-    if (!rc) rc = r2_probe(op, seen);
-    if (!rc) rc = r2_settle(op, seen, &moved);
+    enum r2_code rc = r2_look_and_settle(op, seen);
     if (rc) return rc;
     if (k->pending.kind == R2_PENDING_PUSH)
         return r2_fail(e, R2_UNKNOWN,

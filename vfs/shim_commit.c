@@ -182,8 +182,7 @@ int r2_commit_rollback(struct r2_file *p)
     if (read_file(p->real, head, sizeof head, 0, &e)) return SQLITE_IOERR_READ;
     if (r2_get32(head + 24) == p->old_counter) return SQLITE_OK; /* a rollback */
     t.count = r2_get32(head + 28);
-    t.page_size = (uint32_t)(head[16] << 8 | head[17]); /* VACUUM writes with the old one */
-    if (t.page_size == 1) t.page_size = 65536;
+    t.page_size = r2_header_page_size(head); /* VACUUM writes with the old one */
     int rc = push(&t);
     /* a first transaction: SQLite remembers its counter, which the next one has, too */
     p->forget = rc != SQLITE_OK;

@@ -109,18 +109,11 @@ static int begin_in_wal(struct r2_file *p)
     return sqlite3_libversion_number() < 3047000 ? SQLITE_BUSY_TIMEOUT : SQLITE_LOCKED;
 }
 
-/* The wal-index header, under the write lock: see apply_int.h for all of it. */
+/* Under the write lock. */
 static bool wal_stamp(const struct r2_file *p, struct r2_stamp *out)
 {
-    uint32_t word[12];
-    if (!p->shm) return false;
-    memcpy(word, (const void *)p->shm, sizeof word);
-    *out = (struct r2_stamp){.kind = 2,
-                             .change = word[2],
-                             .frames = word[4],
-                             .cksum = {word[6], word[7]},
-                             .salt = {word[8], word[9]}};
-    return true;
+    if (p->shm) r2_wal_stamp((const void *)p->shm, out);
+    return p->shm != NULL;
 }
 
 /* How a commit left the file. */
@@ -171,9 +164,8 @@ static int main_close(sqlite3_file *f)
 
 static int main_read(sqlite3_file *f, void *to, int n, sqlite3_int64 at)
 {
-    sqlite3_file *real = real_of(f);
-    struct r2_file *p = (struct r2_file *)(void *)f;
-    int rc = real->pMethods->xRead(real, to, n, at);
+    struct r2_file *p = file_of(f);
+    int rc = p->real->pMethods->xRead(p->real, to, n, at);
     /* what SQLite compares to see whether anybody wrote: somebody did, whatever the counters say */
     if (n == 16 && at == 24 && p->forget && (rc == SQLITE_OK || rc == SQLITE_IOERR_SHORT_READ)) {
         memset(to, 0xff, 16);
