@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -86,6 +87,8 @@ static RAW __attribute__((noinline)) void fault_hit(const char *name)
     atomic_compare_exchange_strong(&fault.first, &none, name);
 }
 
+static _Thread_local bool fault_spared; /* inside what a sanitizer does for itself */
+
 /* Does this call fail? Then errno says how. */
 static RAW bool fault_now(int class, const char *name)
 {
@@ -98,7 +101,7 @@ static RAW bool fault_now(int class, const char *name)
     };
     static const int says[FAULT_KINDS] = {
         [MEMORY] = ENOMEM, [BROKEN] = EIO, [FULL] = ENOSPC, [DENIED] = EACCES};
-    if (!atomic_load(&fault.armed) || !(class & hit_by[fault.kind])) return false;
+    if (!atomic_load(&fault.armed) || fault_spared || !(class & hit_by[fault.kind])) return false;
     long n = atomic_fetch_add(&fault.seen, 1) + 1;
     if (n != fault.nth && !(fault.onward && n > fault.nth)) return false;
     atomic_fetch_add(&fault.hits, 1);
@@ -160,6 +163,18 @@ OURS void free(void *p)
     static _Atomic uintptr_t found_;                                                               \
     if (!found_) found_ = (uintptr_t)dlsym(RTLD_NEXT, #name);                                      \
     __typeof__(name) *real_ = (__typeof__(name) *)found_
+
+#if FAULT_SANITIZED
+/* How a sanitizer finds the stack of a thread that begins; without memory it gives up. */
+OURS int pthread_getattr_np(pthread_t thread, pthread_attr_t *to)
+{
+    NEXT(pthread_getattr_np);
+    fault_spared = true;
+    int rc = real_(thread, to);
+    fault_spared = false;
+    return rc;
+}
+#endif
 
 static inline RAW size_t fault_half(size_t n)
 {

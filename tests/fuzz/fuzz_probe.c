@@ -44,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     static struct r2_meta meta;
     static struct r2_remote seen;
     struct input in = {bytes, n}, numbers = {bytes, n < 4 ? n : 4};
-    struct fake f = {.base = {&fake_ops}, .n = 1};
+    struct fake f = {.base = {.ops = &fake_ops}, .n = 1};
     struct r2_err e;
     struct r2_call call = {.err = &e};
     r2_err_clear(&e);

@@ -32,8 +32,8 @@ static struct {
     enum how fork;            /* and to those of forks and bases */
     bool offline;             /* no call is answered */
     bool blind;               /* the next HEAD is not answered */
-    void (*before_get)(void); /* once */
-    unsigned puts, heads, gets, others;
+    void (*_Atomic before_get)(void); /* once */
+    _Atomic unsigned puts, heads, gets, others; /* segments are fetched side by side */
     /* the put that was lost */
     struct {
         bool there;
@@ -75,8 +75,7 @@ static enum r2_code b_get(struct r2_store *s, struct r2_call *call, const char *
                           struct r2_object *out)
 {
     script.gets++;
-    void (*before)(void) = script.before_get;
-    script.before_get = NULL;
+    void (*before)(void) = atomic_exchange(&script.before_get, NULL);
     if (before) before();
     if (script.offline) return no_answer(call);
     return inner_of(s)->ops->get(inner_of(s), call, key, if_match, size, sink, out);
