@@ -361,7 +361,8 @@ check_errors = check_errors + (support.sqlite3.Error,)
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--seed", type=int,
+                        default=os.environ.get("R2VFS_SEED") or random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--look", type=float, default=2, help="seconds from one database to the next")
     parser.add_argument("--pause", type=float, default=0.3, help="a writer's longest pause")
     parser.add_argument("--sentences", type=int, default=12)
