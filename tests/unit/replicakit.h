@@ -28,11 +28,11 @@ enum how {
 };
 
 static struct {
-    enum how put;             /* what happens to the next puts of KEY; LOST and LANDED once */
-    enum how fork;            /* and to those of forks and bases */
-    bool offline;             /* no call is answered */
-    bool blind;               /* the next HEAD is not answered */
-    void (*_Atomic before_get)(void); /* once */
+    enum how put;  /* what happens to the next puts of KEY; LOST and LANDED once */
+    enum how fork; /* and to those of forks and bases */
+    bool offline;  /* no call is answered */
+    bool blind;    /* the next HEAD is not answered */
+    void (*_Atomic before_get)(void);           /* once */
     _Atomic unsigned puts, heads, gets, others; /* segments are fetched side by side */
     /* the put that was lost */
     struct {
