@@ -26,6 +26,7 @@ From the environment, all optional:
 
 import atexit
 import collections
+import contextlib
 import hashlib
 import json
 import os
@@ -286,22 +287,31 @@ def plain(path, timeout=60):
                            check_same_thread=False)
 
 
-def integrity(path):
-    """PRAGMA integrity_check without r2vfs: "ok", or what is wrong."""
-    db = plain(path)
-    try:
-        return "\n".join(row[0] for row in db.execute("PRAGMA integrity_check"))
-    finally:
-        db.close()
-
-
-def integrity_of_bytes(data):
-    """The same for a file's bytes, a snapshot's for example."""
+@contextlib.contextmanager
+def plain_bytes(data):
+    """The same on a file's bytes, a snapshot's for example, for the length of a with block."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "x.db")
         with open(path, "wb") as file:
             file.write(data)
-        return integrity(path)
+        with contextlib.closing(plain(path)) as db:
+            yield db
+
+
+def integrity_of(db):
+    """PRAGMA integrity_check: "ok", or what is wrong."""
+    return "\n".join(row[0] for row in db.execute("PRAGMA integrity_check"))
+
+
+def integrity(path):
+    """... of a file, without r2vfs."""
+    with contextlib.closing(plain(path)) as db:
+        return integrity_of(db)
+
+
+def integrity_of_bytes(data):
+    with plain_bytes(data) as db:
+        return integrity_of(db)
 
 
 def file_sha256(path):

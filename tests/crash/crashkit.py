@@ -284,9 +284,8 @@ def _counts(info):
     return nr in CHANGES and (nr != OPENAT or bool(flags & O_CREAT))
 
 
-def run_traced(work, kill_at):
-    """Fork, run work() there, and kill it at the entry of its kill_at-th counted system call (which
-    is not executed) after mark(). None: never."""
+def _child(work):
+    """Fork and run work() there; returns (pid, what it says as a descriptor)."""
     global _say
     reader, writer = os.pipe()
     sys.stdout.flush()
@@ -297,8 +296,6 @@ def run_traced(work, kill_at):
         try:
             os.close(reader)
             _say = writer
-            _ptrace(TRACEME, 0)
-            os.kill(os.getpid(), signal.SIGSTOP)
             work()
             status = 0
         except BaseException as error:  # noqa: B902  (the child must not go on as the test)
@@ -306,6 +303,17 @@ def run_traced(work, kill_at):
         finally:
             os._exit(status)
     os.close(writer)
+    return pid, reader
+
+
+def run_traced(work, kill_at):
+    """Fork, run work() there, and kill it at the entry of its kill_at-th counted system call (which
+    is not executed) after mark(). None: never."""
+    def traced():
+        _ptrace(TRACEME, 0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        work()
+    pid, reader = _child(traced)
     result = Traced()
     try:
         _trace(pid, kill_at, result)
@@ -313,6 +321,37 @@ def run_traced(work, kill_at):
         with os.fdopen(reader, "rb") as said:
             result.said = said.read().decode().splitlines()
     return result
+
+
+def killed(work, enough, wait):
+    """Fork, run work() there until enough(the lines it said), wait(), kill -9; (committed, synced)."""
+    pid, reader = _child(work)
+    lines = []
+    with os.fdopen(reader) as said:
+        while not enough(lines):
+            line = said.readline()
+            if not line:
+                break
+            lines.append(line.strip())
+        wait()
+        os.kill(pid, signal.SIGKILL)
+        lines += said.read().splitlines()
+    os.waitpid(pid, 0)
+    return acks(lines)
+
+
+def acks(lines):
+    """What a child said: (committed, synced) rows."""
+    committed, synced = set(), set()
+    for line in lines:
+        word, _, n = line.partition(" ")
+        if word == "c":
+            committed.add(int(n))
+        elif word == "s":
+            synced = set(committed)
+        elif word == "failed":
+            raise AssertionError(line)
+    return committed, synced
 
 
 def _trace(pid, kill_at, result):

@@ -13,25 +13,11 @@ import time
 import unittest
 
 import crashkit
-from crashkit import CrashCase, create, mark, plain_look, rng, rows, run_traced, say, step
+from crashkit import CrashCase, acks, create, mark, plain_look, rng, rows, run_traced, say, step
 import support
 
 POINTS = int(os.environ.get("R2VFS_KILL_POINTS", "4"))  # of each phase; 0: every system call
 QUICK = ("off", "memory")  # journal modes in which a crash may damage the file
-
-
-def acks(lines):
-    """What a child said: (committed, synced) rows."""
-    committed, synced = set(), set()
-    for line in lines:
-        word, _, n = line.partition(" ")
-        if word == "c":
-            committed.add(int(n))
-        elif word == "s":
-            synced = set(committed)
-        elif word == "failed":
-            raise AssertionError(line)
-    return committed, synced
 
 
 class KillCase(CrashCase):
@@ -619,30 +605,10 @@ class Instants(KillCase):
                 db = support.connect(path, self.remote, sync=sync)
 
     def one_kill(self, path, mode, sync, start, random):
-        reader, crashkit._say = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.close(reader)
-                self.write(path, mode, sync, start)
-            except BaseException as error:  # noqa: B902
-                say("failed", repr(error))
-            finally:
-                os._exit(1)
-        os.close(crashkit._say)
-        lines, stop = [], random.randrange(0, 14)
-        with os.fdopen(reader) as said:
-            while stop > 0:
-                line = said.readline()
-                if not line:
-                    break
-                lines.append(line.strip())
-                stop -= line.startswith("c ")
-            time.sleep(random.random() * 0.01)  # an instant
-            os.kill(pid, signal.SIGKILL)
-            lines += said.read().splitlines()
-        os.waitpid(pid, 0)
-        return acks(lines)
+        stop = random.randrange(0, 14)
+        return crashkit.killed(lambda: self.write(path, mode, sync, start),
+                               lambda lines: sum(line.startswith("c ") for line in lines) >= stop,
+                               lambda: time.sleep(random.random() * 0.01))     # an instant
 
     def run_world(self, kind, mode, sync):
         random = rng("instants", kind, mode, sync)

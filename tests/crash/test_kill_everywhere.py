@@ -14,10 +14,10 @@ import tempfile
 import unittest
 
 import crashkit
-from crashkit import create, mark, plain_look, rng, rows, run_traced, say, step
+from crashkit import acks, create, mark, plain_look, rng, rows, run_traced, say, step
 import support
 from support import one
-from test_kill import KillCase, acks
+from test_kill import KillCase
 
 POINTS = int(os.environ.get("R2VFS_KILL_POINTS", "4"))
 LAYOUTS = (support.LAYOUT,) if os.environ.get("R2VFS_TEST_LAYOUT") else ("log", "object")
@@ -329,30 +329,13 @@ class Instants(KillCase):
 
     def one_kill(self, path, mode, sync, start, random):
         """Let it run until it has said some lines, and kill it without another look."""
-        reader, crashkit._say = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.close(reader)
-                self.write(path, mode, sync, start, random)
-            except BaseException as error:  # noqa: B902
-                say("failed", repr(error))
-            finally:
-                os._exit(1)
-        os.close(crashkit._say)
-        lines, want = [], random.randrange(0, 25)
-        with os.fdopen(reader) as said:
-            while len(lines) < want:
-                line = said.readline()
-                if not line:
-                    break
-                lines.append(line.strip())
-            for _ in range(random.randrange(0, 20000)):     # somewhere in what comes next
+        want = random.randrange(0, 25)
+
+        def somewhere_in_what_comes_next():
+            for _ in range(random.randrange(0, 20000)):
                 pass
-            os.kill(pid, 9)
-            lines += said.read().splitlines()
-        os.waitpid(pid, 0)
-        return acks(lines)
+        return crashkit.killed(lambda: self.write(path, mode, sync, start, random),
+                               lambda lines: len(lines) >= want, somewhere_in_what_comes_next)
 
     def round(self, paths, k, mode, sync, start, there, random):
         """One machine writes and dies; returns the rows that are in the remote afterwards."""

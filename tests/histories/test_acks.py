@@ -10,7 +10,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
@@ -29,15 +28,8 @@ TIMEOUT = 1000
 
 def rows_of(data):
     """The rows in a database's bytes, as a stock SQLite sees them."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "x.db")
-        with open(path, "wb") as file:
-            file.write(data)
-        db = support.plain(path)
-        try:
-            return [row for row, in db.execute("SELECT id FROM row")]
-        finally:
-            db.close()
+    with support.plain_bytes(data) as db:
+        return [row for row, in db.execute("SELECT id FROM row")]
 
 
 class Acks(support.Case):

@@ -517,9 +517,8 @@ class Application:
     def test_moved_between_two_machines_rollback(self):
         self.moved_between("delete")
 
-    def test_one_user_on_two_machines_at_once(self):
-        """What one should not do: a 2xx is kept all the same, and a text that was refused is in a fork,
-        or in the database when a request beside it took it along."""
+    def two_machines_at_once(self):
+        """Returns the key, and the texts that were refused."""
         a, b = (Machine(self, name).start(workers=2) for name in "ab")
         self.users = ["u0"]
         choose = random.Random(self.seed)
@@ -528,12 +527,17 @@ class Application:
             on(120)
         for machine in (a, b):
             self.compare(machine)
-        key = f"{self.prefix}/users/u0/app.db"
-        forks = self.bucket.list(key + "-forks/")
         refused = {text for client in self.clients for _, text in client.refused}
+        self.assertTrue(refused, "they never met")
+        return f"{self.prefix}/users/u0/app.db", refused
+
+    def test_one_user_on_two_machines_at_once(self):
+        """What one should not do: a 2xx is kept all the same, and a text that was refused is in a fork,
+        or in the database when a request beside it took it along."""
+        key, refused = self.two_machines_at_once()
+        forks = self.bucket.list(key + "-forks/")
         kept = {text for fork in forks for text in self.read_object(fork)[0].values()}
         there = set(self.read_object(key)[0].values())
-        self.assertTrue(refused, "they never met")
         self.assertLessEqual(refused, kept | there)
         print(f"{dict(self.statuses())}, {len(refused)} texts refused, {len(refused & there)} of them "
               f"taken along, {len(forks)} forks", flush=True)
@@ -604,18 +608,8 @@ class PushInCommit(Application, support.Case):
         self.assertEqual(machine.start(workers=1).ask("GET", "/users/u/notes").value, [before])
 
     def test_one_user_on_two_machines_at_once(self):
-        a, b = (Machine(self, name).start(workers=2) for name in "ab")
-        self.users = ["u0"]
-        choose = random.Random(self.seed)
-        with self.traffic(lambda user: choose.choice((a, b)), clients=4,
-                          weights={"create": 3, "put": 1, "list": 1, "count": 2}) as on:
-            on(120)
-        for machine in (a, b):
-            self.compare(machine)
+        key, refused = self.two_machines_at_once()
         self.compare_bucket()
-        key = f"{self.prefix}/users/u0/app.db"
-        refused = {text for client in self.clients for _, text in client.refused}
-        self.assertTrue(refused, "they never met")
         self.assertEqual(refused & set(self.read_object(key)[0].values()), set(), "409, and there")
         self.assertEqual(self.bucket.list(key + "-forks/"), [])
         print(f"{dict(self.statuses())}, {len(refused)} texts refused", flush=True)

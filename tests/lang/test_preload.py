@@ -12,7 +12,6 @@ import socket
 import struct
 import subprocess
 import sys
-import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import support  # noqa: E402
@@ -261,15 +260,9 @@ class Preloaded(support.Case):
             if not os.path.exists(os.path.join(self.folder, "remote", key)):
                 return None
             body = self.remote_image(key).data
-        self.assertEqual(support.integrity_of_bytes(body), "ok")
-        copy = self.path("copy.db")
-        with open(copy, "wb") as file:
-            file.write(body)
-        db = support.plain(copy)
-        try:
+        with support.plain_bytes(body) as db:
+            self.assertEqual(support.integrity_of(db), "ok")
             return [x for x, in db.execute("SELECT x FROM t ORDER BY rowid")]
-        finally:
-            db.close()
 
     def forget_local(self):
         shutil.rmtree(self.root)

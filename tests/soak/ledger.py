@@ -8,7 +8,6 @@ import collections
 import concurrent.futures
 import os
 import sys
-import tempfile
 import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -114,25 +113,18 @@ class Ledger:
 
     def rows_of(self, data, what):
         """({writer: rows}, {writer: counted up to}) of a database's bytes, which must be whole."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = os.path.join(folder, "x.db")
-            with open(path, "wb") as file:
-                file.write(data)
-            db = support.plain(path)
-            try:
-                said = [row[0] for row in db.execute("PRAGMA integrity_check")]
-                found = db.execute("SELECT w, n, pad FROM t").fetchall()
-                done = db.execute("SELECT w, upto, rows FROM done").fetchall()
-                total = support.one(db, "SELECT c FROM total")
-            finally:
-                db.close()
+        with support.plain_bytes(data) as db:
+            said = support.integrity_of(db)
+            found = db.execute("SELECT w, n, pad FROM t").fetchall()
+            done = db.execute("SELECT w, upto, rows FROM done").fetchall()
+            total = support.one(db, "SELECT c FROM total")
         rows = collections.defaultdict(set)
         for w, n, pad in found:
             rows[w].add(n)
             if pad != payload(w, n):
                 raise Lost(f"{what}: row {w}:{n} has another content")
-        if said != ["ok"]:
-            raise Lost(f"{what}: integrity_check: {said[:3]}")
+        if said != "ok":
+            raise Lost(f"{what}: integrity_check: {said[:200]}")
         if len(found) + sum(row[2] for row in done) != total:
             raise Lost(f"{what}: a mixture of commits: {len(found)} rows, {done}, total {total}")
         return rows, {w: upto for w, upto, _ in done}
