@@ -213,7 +213,7 @@ void r2_boot_id(uint8_t id[16])
     }
 }
 
-static unsigned forks;
+unsigned r2_forks;
 static pthread_once_t forks_once = PTHREAD_ONCE_INIT;
 
 /* Locks that guard short work on plain data: another thread may have held one when we were forked.
@@ -225,7 +225,7 @@ static unsigned reset_count;
 static void in_child(void)
 {
     static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
-    forks++;
+    r2_forks++;
     for (unsigned k = 0; k < reset_count; k++)
         memcpy(resets[k], &fresh, sizeof fresh);
 }
@@ -245,7 +245,7 @@ void r2_fork_reset(pthread_mutex_t *m)
 unsigned r2_fork_count(void)
 {
     pthread_once(&forks_once, watch_forks);
-    return forks;
+    return r2_forks;
 }
 
 void r2_quiet_begin(struct r2_quiet *q)

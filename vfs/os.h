@@ -57,6 +57,7 @@ uint64_t r2_random64(void);             /* never 0 */
 void r2_boot_id(uint8_t id[16]);        /* this boot of the machine; zeros when unknown */
 void r2_fork_reset(pthread_mutex_t *m); /* a lock that a forked child shall find free */
 unsigned r2_fork_count(void);           /* how many forks lie between the load and this process */
+extern unsigned r2_forks;               /* the same, for who has called it before: read only */
 
 /* Writing to a connection or pipe that is gone raises SIGPIPE, which would end the host program:
  * hold it back in this thread, and swallow one that we caused. */

@@ -217,7 +217,13 @@ void r2_each_replica(void (*fn)(struct r2_replica *, void *), void *ctx)
 
 bool r2_replica_foreign(const struct r2_replica *r)
 {
-    return r->forks != r2_fork_count();
+    return r->forks != r2_forks;
+}
+
+bool r2_replica_at_ease(const struct r2_replica *r, const struct r2_config *config)
+{
+    return !r2_replica_foreign(r) && !atomic_load(&r->barred) && !atomic_load(&r->behind) &&
+           config->refresh_open && config->sync != R2_SYNC_COMMIT;
 }
 
 /* ---- operations ---- */

@@ -65,6 +65,9 @@ void r2_replica_let_pass(struct r2_replica *r);
  * R2_BUSY: with refresh=0 the newer version could not be applied now. */
 enum r2_code r2_replica_refresh(struct r2_replica *r, const struct r2_config *config,
                                 struct r2_err *e);
+/* Is nothing in the way of a transaction, and nothing to do before it? By far the most often; when
+ * not, the other functions say what it is. */
+bool r2_replica_at_ease(const struct r2_replica *r, const struct r2_config *config);
 /* Is a refresh due? Cheap; no lock. */
 bool r2_replica_refresh_due(const struct r2_replica *r, const struct r2_config *config);
 /* Transactions are refused, with this sentence, until r2_resolve(). */

@@ -358,7 +358,7 @@ static void trust_maps(struct r2_op *op, bool first, bool wrote, const struct r2
               : !r2_identity_same(&k->identity, now) && !r2_state_sealed(r->state, now))
         r2_state_unseen(r->state);
     /* a log that nobody had open starts to count anew: `looked` takes the stamp's place */
-    if (first && atomic_load(&live->stamp[0]) == 2) {
+    if (first && r2_state_stamp_kind(r->state) == 2) {
         /* not sealed when it was folded in: others may have written it before the last close */
         if (wrote) r2_state_unseen(r->state);
         r2_state_set_stamp(r->state, NULL);

@@ -219,16 +219,16 @@ static int open_wal(const char *name, struct r2_file *p, struct r2_file *main, i
 static int shim_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags, int *out_flags)
 {
     struct r2_file *p = (struct r2_file *)(void *)f;
+    struct r2_file *main = name && flags & SQLITE_OPEN_WAL ? main_of(name) : NULL;
+    bool is_main = name && flags & SQLITE_OPEN_MAIN_DB;
     (void)vfs;
+    f->pMethods = NULL;
+    if (!is_main && !main) return parent->xOpen(parent, name, f, flags, out_flags);
     memset(p, 0, sizeof *p);
     p->real = (sqlite3_file *)(void *)(p + 1);
     p->real->pMethods = NULL;
-    if (name && flags & SQLITE_OPEN_MAIN_DB) return open_main(name, p, flags, out_flags);
-    if (name && flags & SQLITE_OPEN_WAL) {
-        struct r2_file *main = main_of(name);
-        if (main) return open_wal(name, p, main, flags, out_flags);
-    }
-    return parent->xOpen(parent, name, f, flags, out_flags);
+    return is_main ? open_main(name, p, flags, out_flags)
+                   : open_wal(name, p, main, flags, out_flags);
 }
 
 /* Is the database at `path` open with cache=shared? */

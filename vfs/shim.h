@@ -47,7 +47,6 @@ struct r2_file {
     uint32_t page_size;         /* main database: as it was last written with; 0: not known */
     void volatile *shm;         /* main database: the first piece of the wal-index; or NULL */
     struct r2_mark mark;        /* main database: how the commit in progress will look */
-    sqlite3_int64 frame_at;     /* -wal: offset of the last committing frame header; 0: none */
     uint32_t wal_page;          /* -wal: its page size; 0: not known yet */
     struct r2_frames *frames;   /* -wal: sync=commit: of the transaction in progress; or NULL */
 };
@@ -82,7 +81,10 @@ int r2_commit_wal_write(struct r2_file *w, const void *from, int n, sqlite3_int6
 /* The transaction is over. */
 void r2_commit_end(struct r2_file *p, bool committed);
 /* After the push SQLite could not write: what to say instead of `rc`. */
-int r2_commit_half(struct r2_file *p, int rc);
+static inline int r2_commit_half(const struct r2_file *p, int rc)
+{
+    return rc != SQLITE_OK && p->commit ? SQLITE_IOERR_COMMIT_ATOMIC : rc;
+}
 /* What sync=commit refuses: SQLITE_OK or a sentence. */
 int r2_commit_pragma(struct r2_file *p, const char *name, const char *value, char **sentence);
 void r2_frames_free(struct r2_file *w);

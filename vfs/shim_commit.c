@@ -168,11 +168,6 @@ static int push(struct pages *t)
     return stored ? SQLITE_IOERR_COMMIT_ATOMIC : code_of(rc);
 }
 
-int r2_commit_half(struct r2_file *p, int rc)
-{
-    return rc != SQLITE_OK && p->commit ? SQLITE_IOERR_COMMIT_ATOMIC : rc;
-}
-
 int r2_commit_rollback(struct r2_file *p)
 {
     struct pages t = {.p = p};

@@ -12,6 +12,7 @@
  */
 #include "shim.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #include "buf.h"
@@ -19,6 +20,10 @@
 SQLITE_EXTENSION_INIT3
 
 enum { SHM_WRITE = 0, SHM_READ0 = 3 };
+
+/* Out of line, so that what SQLite calls for every page and lock stays small. */
+#define NOINLINE __attribute__((noinline))
+#define SELDOM   __attribute__((noinline, cold))
 
 static struct r2_file *file_of(sqlite3_file *f)
 {
@@ -32,10 +37,9 @@ static sqlite3_file *real_of(sqlite3_file *f)
 
 /* Before the first page of a transaction changes. A state file that cannot be written would make a
  * later crash look clean: then the write fails. */
-static int touch(struct r2_file *p, bool in_wal)
+NOINLINE static int touch(struct r2_file *p, bool in_wal)
 {
     struct r2_err e;
-    if (p->touched) return SQLITE_OK;
     if (p->config->sync == R2_SYNC_COMMIT) {
         int refused = r2_commit_begin(p, in_wal);
         if (refused) return refused;
@@ -55,7 +59,7 @@ static int touch(struct r2_file *p, bool in_wal)
     return SQLITE_OK;
 }
 
-static int refuse_if_barred(struct r2_file *p)
+SELDOM static int refused(struct r2_file *p)
 {
     struct r2_err e;
     if (r2_replica_foreign(p->replica) || !r2_replica_barred(p->replica, &e)) return SQLITE_OK;
@@ -63,14 +67,20 @@ static int refuse_if_barred(struct r2_file *p)
     return SQLITE_CANTOPEN;
 }
 
-/* A transaction is about to begin. */
-static int begin(struct r2_file *p)
+static int refuse_if_barred(struct r2_file *p)
+{
+    return r2_replica_at_ease(p->replica, p->config) ? SQLITE_OK : refused(p);
+}
+
+/* Has a transaction of this process ever had something to do when it began? See begin_in_wal. */
+static atomic_bool turns_count;
+
+SELDOM static int prepare(struct r2_file *p, bool first)
 {
     struct r2_err e;
-    bool first = !p->used;
-    p->used = true;
+    atomic_store(&turns_count, true);
     if (r2_replica_foreign(p->replica)) return SQLITE_OK;
-    if (refuse_if_barred(p)) {
+    if (refused(p)) {
         /* The first one of a connection reads the schema, and nothing else. Newer SQLites do that
          * before every SELECT: without it r2_resolve() could not be called. */
         return first ? SQLITE_OK : SQLITE_CANTOPEN;
@@ -81,10 +91,19 @@ static int begin(struct r2_file *p)
     return rc == R2_BUSY ? SQLITE_BUSY : rc ? SQLITE_IOERR_LOCK : SQLITE_OK;
 }
 
+/* A transaction is about to begin. */
+static int begin(struct r2_file *p)
+{
+    bool first = !p->used;
+    p->used = true;
+    return r2_replica_at_ease(p->replica, p->config) ? SQLITE_OK : prepare(p, first);
+}
+
 /* A refresh takes long beside SQLite's own steps: when somebody commits meanwhile, SQLite gives the
  * read slot back and begins anew (walTryBeginRead), up to 100 times. The refresh of the first turns
  * holds for the transaction. What tells such a turn from another transaction is SQLite's own nap
- * between them: 1 us at first, and never whole milliseconds, as busy handlers sleep. */
+ * between them: 1 us at first, and never whole milliseconds, as busy handlers sleep. While no
+ * transaction of this process has had anything to do, its turns need not be told apart. */
 static _Thread_local const struct r2_file *reading; /* the last one of this thread to read */
 static _Thread_local const struct r2_file *napping; /* and SQLite has napped since */
 
@@ -96,7 +115,7 @@ void r2_shim_slept(int us)
 /* The same in WAL mode, where SQLite takes a BUSY from here for a race that it lost: up to 3.46
  * just SQLITE_BUSY, later ones all of its extended codes, too. It would try again 100 times,
  * without the busy handler, and then say "locking protocol". */
-static int begin_in_wal(struct r2_file *p)
+SELDOM static int begin_turn(struct r2_file *p)
 {
     bool begun = p->began || napping == p; /* the first one begins with xLock */
     p->began = false;
@@ -109,6 +128,15 @@ static int begin_in_wal(struct r2_file *p)
     return sqlite3_libversion_number() < 3047000 ? SQLITE_BUSY_TIMEOUT : SQLITE_LOCKED;
 }
 
+static int begin_in_wal(struct r2_file *p)
+{
+    if (atomic_load(&turns_count) || !r2_replica_at_ease(p->replica, p->config))
+        return begin_turn(p);
+    p->used = true;
+    p->began = false;
+    return SQLITE_OK;
+}
+
 /* Under the write lock. */
 static bool wal_stamp(const struct r2_file *p, struct r2_stamp *out)
 {
@@ -116,26 +144,20 @@ static bool wal_stamp(const struct r2_file *p, struct r2_stamp *out)
     return p->shm != NULL;
 }
 
-/* How a commit left the file. */
-static void leave_stamp(struct r2_file *p)
+/* A transaction is over, and wrote. A committed one leaves its mark. */
+NOINLINE static void end_of_write(struct r2_file *p)
 {
     struct r2_stamp now = {.kind = 1, .counter = p->mark.counter};
-    if (!p->has_shm || wal_stamp(p, &now))
-        r2_replica_left(p->replica, &now);
-    else
-        r2_replica_unseen(p->replica);
-}
-
-/* A transaction that wrote is over. A committed one leaves its mark. */
-static void end_of_write(struct r2_file *p)
-{
+    bool known = p->committed && (wal_stamp(p, &now) || !p->has_shm);
+    /* a frame that is in the log is no commit before the wal-index says so */
+    if (p->committed && p->shm && now.change == p->old_change) p->committed = false;
     bool committed = p->committed;
-    struct r2_stamp now; /* a frame that is in the log is no commit before the wal-index says so */
-    if (committed && wal_stamp(p, &now) && now.change == p->old_change)
-        committed = p->committed = false;
     if (p->touched && !r2_replica_foreign(p->replica)) {
-        if (p->committed) {
-            leave_stamp(p);
+        if (committed) {
+            if (known)
+                r2_replica_left(p->replica, &now);
+            else
+                r2_replica_unseen(p->replica);
             p->unsynced = p->config->sync != R2_SYNC_COMMIT;
             r2_replica_committed(p->replica, &p->mark);
         }
@@ -143,6 +165,11 @@ static void end_of_write(struct r2_file *p)
     }
     if (p->commit) r2_commit_end(p, committed);
     p->touched = p->committed = false;
+}
+
+static bool has_written(const struct r2_file *p)
+{
+    return p->touched || p->committed || p->commit;
 }
 
 /* ---- main database ---- */
@@ -162,36 +189,42 @@ static int main_close(sqlite3_file *f)
     return rc;
 }
 
-static int main_read(sqlite3_file *f, void *to, int n, sqlite3_int64 at)
+SELDOM static int read_and_forget(struct r2_file *p, void *to, int n, sqlite3_int64 at)
 {
-    struct r2_file *p = file_of(f);
     int rc = p->real->pMethods->xRead(p->real, to, n, at);
     /* what SQLite compares to see whether anybody wrote: somebody did, whatever the counters say */
-    if (n == 16 && at == 24 && p->forget && (rc == SQLITE_OK || rc == SQLITE_IOERR_SHORT_READ)) {
+    if (n == 16 && at == 24 && (rc == SQLITE_OK || rc == SQLITE_IOERR_SHORT_READ)) {
         memset(to, 0xff, 16);
         p->forget = rc != SQLITE_OK; /* an empty file: it keeps what it remembers */
     }
     return rc;
 }
 
+static int main_read(sqlite3_file *f, void *to, int n, sqlite3_int64 at)
+{
+    struct r2_file *p = file_of(f);
+    return p->forget ? read_and_forget(p, to, n, at) : p->real->pMethods->xRead(p->real, to, n, at);
+}
+
 /* Is the counter that this transaction gives the one after the last commit that we know of? A
  * rollback writes the old one back. */
-static void found_counter(struct r2_file *p)
+NOINLINE static void found_counter(struct r2_file *p, const uint8_t *header)
 {
-    struct r2_stamp now = {.kind = 1, .counter = p->mark.counter};
-    r2_replica_found(p->replica, &now, true);
+    struct r2_stamp now = {.kind = 1, .counter = r2_get32(header + 24)};
+    p->mark = (struct r2_mark){.counter = now.counter};
+    if (p->touched) r2_replica_found(p->replica, &now, true);
 }
 
 /* SQLite writes whole pages to the main file. */
 static void mark_written(struct r2_file *p, int n, sqlite3_int64 at)
 {
     if (!p->touched) return; /* not ours: a forked child */
-    if (n < 512 || n > 65536 || n & (n - 1) || at % n) {
+    if (n < 512 || n > 65536 || n & (n - 1) || at & (n - 1)) {
         r2_replica_unseen(p->replica);
         return;
     }
     p->page_size = (uint32_t)n;
-    r2_replica_mark_page(p->replica, &p->marks, (uint32_t)(at / n) + 1);
+    r2_replica_mark_page(p->replica, &p->marks, (uint32_t)(at >> __builtin_ctz((unsigned)n)) + 1);
 }
 
 static int main_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
@@ -199,14 +232,10 @@ static int main_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at
     struct r2_file *p = file_of(f);
     r2_replica_count_write(p->replica);
     if (!p->has_shm) {
-        int rc = touch(p, false);
+        int rc = p->touched ? SQLITE_OK : touch(p, false);
         if (rc) return rc;
         mark_written(p, n, at);
-        if (at == 0 && n >= R2_HEADER) {
-            memset(&p->mark, 0, sizeof p->mark);
-            p->mark.counter = r2_get32((const uint8_t *)from + 24);
-            if (p->touched) found_counter(p);
-        }
+        if (at == 0 && n >= R2_HEADER) found_counter(p, from);
     }
     return r2_commit_half(p, p->real->pMethods->xWrite(p->real, from, n, at));
 }
@@ -214,7 +243,7 @@ static int main_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at
 static int main_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
     struct r2_file *p = file_of(f);
-    int rc = p->has_shm ? SQLITE_OK : touch(p, false);
+    int rc = p->has_shm || p->touched ? SQLITE_OK : touch(p, false);
     /* too low does no harm */
     if (!rc && p->touched)
         r2_replica_mark_size(p->replica, &p->marks,
@@ -255,8 +284,9 @@ static int main_unlock(sqlite3_file *f, int level)
     struct r2_file *p = file_of(f);
     int rc = p->real->pMethods->xUnlock(p->real, level);
     if (level < p->lock) p->lock = level;
-    if (level <= SQLITE_LOCK_SHARED && !p->has_shm) end_of_write(p);
-    if (level <= SQLITE_LOCK_SHARED) p->reserved = p->kept = false;
+    if (level > SQLITE_LOCK_SHARED) return rc;
+    if (!p->has_shm && has_written(p)) end_of_write(p);
+    p->reserved = p->kept = false;
     return rc;
 }
 
@@ -266,7 +296,7 @@ static int main_check_reserved(sqlite3_file *f, int *out)
     return real->pMethods->xCheckReservedLock(real, out);
 }
 
-static int pragma(struct r2_file *p, char **args)
+SELDOM static int pragma(struct r2_file *p, char **args)
 {
     char text[R2_ERR_TEXT];
     if (!args[1]) return SQLITE_NOTFOUND;
@@ -280,30 +310,43 @@ static int pragma(struct r2_file *p, char **args)
     return args[0] ? SQLITE_OK : SQLITE_NOMEM;
 }
 
+SELDOM static int vfs_name(struct r2_file *p, char **name)
+{
+    int rc = p->real->pMethods->xFileControl(p->real, SQLITE_FCNTL_VFSNAME, name);
+    if (rc == SQLITE_OK) *name = sqlite3_mprintf("r2vfs/%z", *name);
+    return rc;
+}
+
 static int main_control(sqlite3_file *f, int op, void *arg)
 {
     struct r2_file *p = file_of(f);
-    if (op == SQLITE_FCNTL_PRAGMA) {
-        int rc = pragma(p, arg);
+    int rc = SQLITE_OK;
+    switch (op) {
+    case SQLITE_FCNTL_PRAGMA:
+        rc = pragma(p, arg);
         if (rc != SQLITE_NOTFOUND) return rc;
-    }
-    if (op == SQLITE_FCNTL_BUSYHANDLER) p->busy = arg;
-    if (op == SQLITE_FCNTL_COMMIT_PHASETWO) {
+        break;
+    case SQLITE_FCNTL_BUSYHANDLER:
+        p->busy = arg;
+        break;
+    case SQLITE_FCNTL_COMMIT_PHASETWO:
         if (!p->has_shm) p->committed = p->kept = true;
         p->to_wal = false;
-        end_of_write(p);
-    }
-    if (op == SQLITE_FCNTL_SYNC && p->touched && p->config->sync == R2_SYNC_COMMIT) {
-        int rc = r2_commit_rollback(p);
+        if (has_written(p)) end_of_write(p);
+        break;
+    case SQLITE_FCNTL_SYNC:
+        if (p->touched && p->config->sync == R2_SYNC_COMMIT) rc = r2_commit_rollback(p);
         if (rc) return rc;
+        break;
+    case SQLITE_FCNTL_PDB:
+        p->db = arg;
+        break;
+    case SQLITE_FCNTL_VFSNAME:
+        return vfs_name(p, arg);
+    default:
+        break;
     }
-    if (op == SQLITE_FCNTL_PDB) p->db = arg;
-    int rc = p->real->pMethods->xFileControl(p->real, op, arg);
-    if (op == SQLITE_FCNTL_VFSNAME && rc == SQLITE_OK) {
-        char **name = arg;
-        *name = sqlite3_mprintf("r2vfs/%z", *name);
-    }
-    return rc;
+    return p->real->pMethods->xFileControl(p->real, op, arg);
 }
 
 static int main_sector_size(sqlite3_file *f)
@@ -327,28 +370,38 @@ static int main_shm_map(sqlite3_file *f, int region, int size, int extend, void 
     return rc;
 }
 
+/* WAL's write lock, alone or with the other slots, is taken or given back. */
+NOINLINE static int write_slot(struct r2_file *p, int n, int flags)
+{
+    struct r2_stamp now;
+    bool take = flags & SQLITE_SHM_LOCK;
+    if (take && p->used && refuse_if_barred(p)) return SQLITE_CANTOPEN;
+    /* before the lock goes, so that no other writer marks its commit at the same time */
+    if (!take && has_written(p)) end_of_write(p);
+    int rc = p->real->pMethods->xShmLock(p->real, SHM_WRITE, n, flags);
+    if (rc != SQLITE_OK) return rc;
+    p->wal_write = take;
+    if (take && !r2_replica_foreign(p->replica) && wal_stamp(p, &now)) {
+        r2_replica_found(p->replica, &now, false);
+        p->old_change = now.change;
+    }
+    return rc;
+}
+
+NOINLINE static int read_slot(struct r2_file *p, int slot, int n)
+{
+    int rc = begin_in_wal(p);
+    if (rc) return rc;
+    return p->real->pMethods->xShmLock(p->real, slot, n, SQLITE_SHM_LOCK | SQLITE_SHM_SHARED);
+}
+
 static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
 {
     struct r2_file *p = file_of(f);
-    if (flags == (SQLITE_SHM_LOCK | SQLITE_SHM_SHARED) && slot >= SHM_READ0 && !p->wal_write) {
-        int rc = begin_in_wal(p);
-        if (rc) return rc;
-    }
-    bool write_slot = slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE;
-    if (write_slot && flags & SQLITE_SHM_LOCK && p->used && refuse_if_barred(p))
-        return SQLITE_CANTOPEN;
-    /* before the lock goes, so that no other writer marks its commit at the same time */
-    if (write_slot && flags & SQLITE_SHM_UNLOCK) end_of_write(p);
-    int rc = p->real->pMethods->xShmLock(p->real, slot, n, flags);
-    if (rc == SQLITE_OK && write_slot) {
-        struct r2_stamp now;
-        p->wal_write = (flags & SQLITE_SHM_LOCK) != 0;
-        if (p->wal_write && !r2_replica_foreign(p->replica) && wal_stamp(p, &now)) {
-            r2_replica_found(p->replica, &now, false);
-            p->old_change = now.change;
-        }
-    }
-    return rc;
+    if (slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE) return write_slot(p, n, flags);
+    if (flags == (SQLITE_SHM_LOCK | SQLITE_SHM_SHARED) && slot >= SHM_READ0 && !p->wal_write)
+        return read_slot(p, slot, n);
+    return p->real->pMethods->xShmLock(p->real, slot, n, flags);
 }
 
 static void main_shm_barrier(sqlite3_file *f)
@@ -390,68 +443,57 @@ static int wal_close(sqlite3_file *f)
     return real->pMethods ? real->pMethods->xClose(real) : SQLITE_OK;
 }
 
-/* Keep what the last committing frame header says: see struct r2_mark. Its page follows, or was
- * there before (a header rewritten once its checksum was known). */
-static void watch_frames(struct r2_file *w, const uint8_t *from, int n, sqlite3_int64 at)
+/* Learn the log's page size: from its header, which is being written, or has been. */
+SELDOM static void know_page_size(struct r2_file *w, const uint8_t *from, int n, sqlite3_int64 at)
 {
-    struct r2_mark *m = &w->main->mark;
-    if (n == R2_WAL_FRAME_HEADER && at >= R2_WAL_HEADER && r2_get32(from + 4) &&
-        (r2_get32(from + 8) || r2_get32(from + 12))) {
-        uint32_t page = m->wal_page;
-        memset(m, 0, sizeof *m);
-        m->wal_page = page;
-        m->wal_salt[0] = r2_get32(from + 8);
-        m->wal_salt[1] = r2_get32(from + 12);
-        m->wal_cksum[0] = r2_get32(from + 16);
-        m->wal_cksum[1] = r2_get32(from + 20);
-        w->frame_at = at;
-        w->main->committed = true;
-    } else if (n >= 512 && !(n & (n - 1))) {
-        m->wal_page = (uint32_t)n;
-    }
-    if (!w->frame_at || !m->wal_page) return;
-    m->wal_frames =
-        (uint32_t)((w->frame_at - R2_WAL_HEADER) / (R2_WAL_FRAME_HEADER + m->wal_page)) + 1;
-}
-
-/* Mark the page of a frame whose header is written. What SQLite pads a sector with repeats the
- * commit's frame, in pieces of any size. */
-static void mark_frame(struct r2_file *w, const uint8_t *from, int n, sqlite3_int64 at)
-{
-    struct r2_file *p = w->main;
     uint8_t page_size[4];
-    if (!p->touched) return;
     if (at == 0 && n == R2_WAL_HEADER)
         w->wal_page = r2_get32(from + 8);
     else if (!w->wal_page && w->real->pMethods->xRead(w->real, page_size, 4, 8) == SQLITE_OK)
         w->wal_page = r2_get32(page_size);
-    if (w->wal_page < 512 || w->wal_page > 65536) {
-        w->wal_page = 0;
-        r2_replica_unseen(p->replica);
-        return;
+    if (w->wal_page >= 512 && w->wal_page <= 65536) return;
+    w->wal_page = 0;
+    r2_replica_unseen(w->main->replica);
+}
+
+/* A frame's header is about to be written: mark its page, and keep what a committing one says (see
+ * struct r2_mark). Its page follows, or was there before (a header rewritten once its checksum was
+ * known). What SQLite pads a sector with repeats the commit's frame, in pieces of any size. */
+NOINLINE static void watch_frame(struct r2_file *w, const uint8_t *from, sqlite3_int64 at)
+{
+    struct r2_file *p = w->main;
+    uint32_t pgno = r2_get32(from), pages = r2_get32(from + 4), frames = 0;
+    if (w->wal_page) {
+        uint64_t in_log = (uint64_t)(at - R2_WAL_HEADER), frame = R2_WAL_FRAME_HEADER + w->wal_page;
+        frames = (uint32_t)(in_log / frame) + 1;
+        if ((frames - 1) * frame != in_log) return;
+        if (pgno) r2_replica_mark_page(p->replica, &p->marks, pgno);
+        if (pages) r2_replica_mark_size(p->replica, &p->marks, pages);
     }
-    if (n != R2_WAL_FRAME_HEADER || at < R2_WAL_HEADER ||
-        (at - R2_WAL_HEADER) % (R2_WAL_FRAME_HEADER + w->wal_page))
-        return;
-    uint32_t pgno = r2_get32(from), pages = r2_get32(from + 4);
-    if (pgno) r2_replica_mark_page(p->replica, &p->marks, pgno);
-    if (pages) r2_replica_mark_size(p->replica, &p->marks, pages);
+    if (!pages || (!r2_get32(from + 8) && !r2_get32(from + 12))) return;
+    p->mark = (struct r2_mark){.wal_page = w->wal_page,
+                               .wal_frames = frames,
+                               .wal_salt = {r2_get32(from + 8), r2_get32(from + 12)},
+                               .wal_cksum = {r2_get32(from + 16), r2_get32(from + 20)}};
+    p->committed = true;
 }
 
 static int wal_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
 {
-    struct r2_file *w = file_of(f);
-    r2_replica_count_write(w->main->replica);
-    bool first = !w->main->touched;
-    int rc = touch(w->main, true);
-    if (rc) return rc;
-    if (first) r2_frames_begin(w);
-    mark_frame(w, from, n, at);
-    watch_frames(w, from, n, at);
-    bool commits = w->main->config->sync == R2_SYNC_COMMIT && w->main->touched;
-    /* its header cannot be read: no frame would be known for what it is */
-    if (commits && !w->wal_page) return SQLITE_IOERR_READ;
-    if (commits) return r2_commit_wal_write(w, from, n, at);
+    struct r2_file *w = file_of(f), *p = w->main;
+    r2_replica_count_write(p->replica);
+    if (!p->touched) {
+        int rc = touch(p, true);
+        if (rc) return rc;
+        r2_frames_begin(w);
+    }
+    if (p->touched && (!w->wal_page || at == 0)) know_page_size(w, from, n, at);
+    if (p->touched && n == R2_WAL_FRAME_HEADER && at >= R2_WAL_HEADER) watch_frame(w, from, at);
+    if (p->touched && p->config->sync == R2_SYNC_COMMIT) {
+        /* its header cannot be read: no frame would be known for what it is */
+        if (!w->wal_page) return SQLITE_IOERR_READ;
+        return r2_commit_wal_write(w, from, n, at);
+    }
     return w->real->pMethods->xWrite(w->real, from, n, at);
 }
 

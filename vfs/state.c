@@ -317,12 +317,13 @@ enum r2_code r2_state_level(struct r2_state *s, uint8_t from, uint64_t version, 
 
 /* A file cut short under the mapping (an old copy put back in place) would end the host with
  * SIGBUS: make it long enough again. What was in it is noticed by its record and the file's
- * identity. */
+ * identity. Every transaction that writes asks for the length, by the cheapest call that tells it;
+ * nobody uses the descriptor's offset. */
 struct r2_live *r2_state_live(struct r2_state *s)
 {
-    struct stat st;
     uint64_t needed = atomic_load(&s->needed);
-    if (fstat(s->fd, &st) == 0 && (uint64_t)st.st_size < needed) {
+    off_t size = lseek(s->fd, 0, SEEK_END);
+    if (size >= 0 && (uint64_t)size < needed) {
         atomic_fetch_add(&atomic_load(&s->live)->unseen, 1); /* the maps were in what is gone */
         (void)posix_fallocate(s->fd, 0, R2_STATE_BLOCKS_AT);
         (void)posix_fallocate(s->fd, (off_t)needed - 1, 1);
@@ -351,13 +352,13 @@ void r2_state_committed(struct r2_state *s, const struct r2_mark *mark)
     uint64_t seq = atomic_load(&live->mark_seq) + 1;
     struct r2_mark *slot = &live->mark[seq & 1];
     slot->seq = 0;
-    atomic_thread_fence(memory_order_seq_cst);
+    atomic_thread_fence(memory_order_release); /* what is kept is the order of the stores */
     struct r2_mark copy = *mark;
     copy.seq = 0;
     *slot = copy;
-    atomic_thread_fence(memory_order_seq_cst);
+    atomic_thread_fence(memory_order_release);
     slot->seq = seq;
-    atomic_store(&live->mark_seq, seq);
+    atomic_store_explicit(&live->mark_seq, seq, memory_order_release);
     atomic_fetch_add(&live->write_seq, 1);
 }
 

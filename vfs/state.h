@@ -45,7 +45,7 @@ enum {
     R2_RECENT_MAX = 64,
     R2_TRIES_MAX = 16,
     R2_HELD_MAX = 64,
-    R2_STAMP_WORDS = sizeof(struct r2_stamp) / 4
+    R2_STAMP_WORDS = sizeof(struct r2_stamp) / 8
 };
 
 /* Which file, and what it looked like: SQLite's writers move at least one of these. */
@@ -157,7 +157,7 @@ struct r2_live {
                                       waits for the OP lock: whoever has that gives way */
     _Atomic int64_t
         asking_ms; /* until then somebody waits for the OP lock: see r2_replica_let_pass */
-    _Atomic uint32_t stamp[R2_STAMP_WORDS]; /* struct r2_stamp, `kind` first: after the last commit
+    _Atomic uint64_t stamp[R2_STAMP_WORDS]; /* struct r2_stamp: after the last commit
                           that the maps know of; written under SQLite's write lock, or before
                           anybody has one */
 };
@@ -247,6 +247,8 @@ void r2_state_unseen(struct r2_state *s);
 void r2_state_seal(struct r2_state *s, const char *db_path);
 /* Is the file still as it was sealed, in this boot of the machine? */
 bool r2_state_sealed(struct r2_state *s, const struct r2_identity *now);
+/* struct r2_stamp's `kind`: of the last commit that the maps know of. */
+uint32_t r2_state_stamp_kind(struct r2_state *s);
 /* The local file as it stands now, in the writer's hands; NULL: whoever comes first shall compare.
  */
 void r2_state_set_stamp(struct r2_state *s, const struct r2_stamp *now);

@@ -32,6 +32,8 @@ enum { MAP_BYTES = R2_BLOCK_MAPS / 2, MAP_WORDS = MAP_BYTES / 8, FIRST_ROOM = 8 
 enum { KEPT_MAX = 32768 }; /* pages that a transaction remembers */
 enum { RESETS_MAX = 64 };  /* each adds one to a log's first salt; one made anew has a random one */
 
+_Static_assert(sizeof(struct r2_stamp) == R2_STAMP_WORDS * 8, "a stamp is read by words");
+
 static _Atomic uint64_t *words_of(uint8_t *maps, uint32_t generation)
 {
     return (_Atomic uint64_t *)(void *)(maps + (generation & 1) * MAP_BYTES);
@@ -224,7 +226,7 @@ void r2_state_ended(struct r2_state *s, struct r2_marks *m)
         for (uint32_t k = 0; !m->too_many && k < m->count; k++)
             mark(s, m->page[k]);
     }
-    atomic_store(&live->writing, 0);
+    atomic_store_explicit(&live->writing, 0, memory_order_release); /* after all of that */
 }
 
 /* ---- commits of stock SQLite ---- */
@@ -235,20 +237,26 @@ void r2_state_set_stamp(struct r2_state *s, const struct r2_stamp *now)
     /* a log that is new can be any new one: whoever comes first compares */
     if (now && now->kind == 2 && !now->salt[0] && !now->salt[1]) now = NULL;
     /* a reader that meets it half written takes it for another one, and compares every page */
-    uint32_t word[R2_STAMP_WORDS];
+    uint64_t word[R2_STAMP_WORDS];
     memcpy(word, now ? now : &none, sizeof word);
+    struct r2_live *live = atomic_load(&s->live);
     for (uint32_t k = 0; k < R2_STAMP_WORDS; k++)
-        atomic_store(&atomic_load(&s->live)->stamp[k], word[k]);
+        atomic_store_explicit(&live->stamp[k], word[k], memory_order_release);
 }
 
 static struct r2_stamp stamp_of(struct r2_live *live)
 {
-    uint32_t word[R2_STAMP_WORDS];
+    uint64_t word[R2_STAMP_WORDS];
     struct r2_stamp out;
     for (uint32_t k = 0; k < R2_STAMP_WORDS; k++)
         word[k] = atomic_load(&live->stamp[k]);
     memcpy(&out, word, sizeof out);
     return out;
+}
+
+uint32_t r2_state_stamp_kind(struct r2_state *s)
+{
+    return stamp_of(r2_state_live(s)).kind;
 }
 
 /* A sealed file's fields, and the boot of the machine, where a log's are in another stamp. Kind 0:
