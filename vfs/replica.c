@@ -222,8 +222,8 @@ bool r2_replica_foreign(const struct r2_replica *r)
 
 bool r2_replica_at_ease(const struct r2_replica *r, const struct r2_config *config)
 {
-    return !r2_replica_foreign(r) && !atomic_load(&r->barred) && !atomic_load(&r->behind) &&
-           config->refresh_open && config->sync != R2_SYNC_COMMIT;
+    return !atomic_load(&r->barred) && !atomic_load(&r->behind) && config->refresh_open &&
+           config->sync != R2_SYNC_COMMIT;
 }
 
 /* ---- operations ---- */

@@ -66,7 +66,7 @@ void r2_replica_let_pass(struct r2_replica *r);
 enum r2_code r2_replica_refresh(struct r2_replica *r, const struct r2_config *config,
                                 struct r2_err *e);
 /* Is nothing in the way of a transaction, and nothing to do before it? By far the most often; when
- * not, the other functions say what it is. */
+ * not, the other functions say what it is. In a forked child, too, nothing is to be done. */
 bool r2_replica_at_ease(const struct r2_replica *r, const struct r2_config *config);
 /* Is a refresh due? Cheap; no lock. */
 bool r2_replica_refresh_due(const struct r2_replica *r, const struct r2_config *config);

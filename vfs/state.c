@@ -324,8 +324,9 @@ struct r2_live *r2_state_live(struct r2_state *s)
     uint64_t needed = atomic_load(&s->needed);
     off_t size = lseek(s->fd, 0, SEEK_END);
     if (size >= 0 && (uint64_t)size < needed) {
+        /* the live page itself may be gone; and unseen moves before empty maps can be read */
+        if (size < R2_STATE_BLOCKS_AT) (void)posix_fallocate(s->fd, 0, R2_STATE_BLOCKS_AT);
         atomic_fetch_add(&atomic_load(&s->live)->unseen, 1); /* the maps were in what is gone */
-        (void)posix_fallocate(s->fd, 0, R2_STATE_BLOCKS_AT);
         (void)posix_fallocate(s->fd, (off_t)needed - 1, 1);
     }
     return atomic_load(&s->live);

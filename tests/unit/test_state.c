@@ -646,6 +646,37 @@ static void emptied(void)
     end();
 }
 
+/* The same between two transactions of a writer: what it marks in is there again, and for the marks
+ * that are gone the next look compares every page. */
+static void cut_under_a_writer(void)
+{
+    static const off_t left[] = {0, R2_STATE_LIVE_AT, R2_STATE_BLOCKS_AT};
+    for (size_t k = 0; k < sizeof left / sizeof *left; k++) {
+        begin();
+        int status = 0;
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct r2_marks m = {.page = NULL};
+            struct r2_state *s = open_state();
+            for (int turn = 0; turn < 2; turn++) {
+                if (turn && truncate(side, left[k]) != 0) _exit(2);
+                if (r2_state_touch(s, &err)) _exit(3);
+                r2_state_begin_marks(s, &m);
+                r2_state_mark_page(s, &m, 3);
+                r2_state_ended(s, &m);
+                struct r2_live *live = r2_state_live(s);
+                bool complete = atomic_load(&live->known) == atomic_load(&live->unseen) + 1;
+                if (turn) _exit(complete ? 4 : 0);
+                atomic_store(&live->known, atomic_load(&live->unseen) + 1);
+            }
+        }
+        waitpid(pid, &status, 0);
+        CU_ASSERT_TRUE(WIFEXITED(status));
+        CU_ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        end();
+    }
+}
+
 static void not_a_regular_file(void)
 {
     struct r2_state *s = NULL;
@@ -922,5 +953,6 @@ UNIT_MAIN("state", UNIT(record_round_trip), UNIT(every_flipped_byte_is_refused),
           UNIT(torn_record), UNIT(bound_to_another_remote), UNIT(checksum_areas),
           UNIT(one_operation_at_a_time), UNIT(killed_processes_hold_nothing), UNIT(users),
           UNIT(a_forked_child_forgets), UNIT(deleted_or_replaced), UNIT(emptied),
-          UNIT(not_a_regular_file), UNIT(touch_and_commit), UNIT(live_copy_left_behind),
-          UNIT(identities), UNIT(same_clock_tick), UNIT(each_call_fails))
+          UNIT(cut_under_a_writer), UNIT(not_a_regular_file), UNIT(touch_and_commit),
+          UNIT(live_copy_left_behind), UNIT(identities), UNIT(same_clock_tick),
+          UNIT(each_call_fails))
