@@ -51,8 +51,25 @@ static enum r2_code code_of(int rc)
     }
 }
 
+/* SQLite calls a read that the disk refused SQLITE_CORRUPT, too. Only the file knows the
+ * difference: sqlite3_system_errno() is not kept for that code. */
+static int disk_error(sqlite3_file *f)
+{
+    int err = 0;
+    if (!f || !f->pMethods ||
+        f->pMethods->xFileControl(f, SQLITE_FCNTL_LAST_ERRNO, &err) != SQLITE_OK)
+        return 0;
+    return err == EIO || err == ENXIO || err == ERANGE ? err : 0;
+}
+
 enum r2_code r2_fail_sqlite(const struct r2_local *l, int rc, const char *what, struct r2_err *e)
 {
+    sqlite3_file *journal = NULL; /* or the -wal */
+    int err = 0;
+    if ((rc & 0xff) == SQLITE_CORRUPT && !(err = disk_error(l->file)) && l->db &&
+        sqlite3_file_control(l->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &journal) == SQLITE_OK)
+        err = disk_error(journal);
+    if (err) return r2_fail_errno(e, err, "%s: %s", l->name, what);
     return r2_fail(e, code_of(rc), "%s: %s: %s", l->name, what, sqlite3_errstr(rc));
 }
 

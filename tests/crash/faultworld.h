@@ -21,7 +21,7 @@ enum {
     IS_COMMIT = 2, /* rows appear with it */
     IS_PUSH = 4,   /* it may be left in doubt */
     IS_CLOSE = 8,  /* no connection afterwards */
-    IS_LATER = 32, /* a file that cannot be read now is opened as it is: the next open does it */
+    IS_LATER = 32, /* a file that may not be written is opened as it is: the next open does it */
     IS_IN_LOG = 16 /* only that layout has it */
 };
 
@@ -325,7 +325,7 @@ static void w_afterwards(const struct operation *o, struct world *w)
 /* What the local file may hold. */
 static bool w_allowed(const struct operation *o, uint64_t rows, bool failed)
 {
-    bool later = o->what & IS_LATER && (fault.kind == BROKEN || fault.kind == DENIED);
+    bool later = o->what & IS_LATER && fault.kind == DENIED;
     return rows == o->new || (rows == o->old && (failed || later));
 }
 
