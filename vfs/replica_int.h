@@ -210,7 +210,8 @@ enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
  * before a push replaces it for which nobody vouches. R2_PRECONDITION: it has moved on. */
 enum r2_code r2_keep_base(struct r2_op *op, struct r2_remote *remote);
 enum r2_code r2_fork_image(struct r2_op *op, const struct r2_image *image, uint64_t version);
-enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local);
+/* The local file becomes the remote's version; what it holds is kept as a fork first. */
+enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote);
 
 /* replica_checkpoint.c. Never in the way of whoever holds the operation: staging is, sending is
  * not. */

@@ -35,7 +35,7 @@ static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
         return R2_OK;
     }
     r2_err_clear(op->call.err);
-    rc = r2_adopt_remote(op, remote, true);
+    rc = r2_adopt_remote(op, remote);
     if (rc == R2_CORRUPT) { /* an open that failed could not be told r2_resolve('local') */
         r2_log_err(r, op->call.err);
         r2_bar(r, op->call.err->text);
@@ -189,7 +189,10 @@ static enum r2_code take_remote(struct r2_op *op, struct r2_remote *remote, enum
         r2_note(op->r, "%s holds an older version again; taking version %" PRIu64 " from %s",
                 op->r->path, remote->v.version, op->r->config.url);
     }
-    rc = r2_pull_remote(op, remote, &expect, OPEN_BUSY_MS);
+    if (kind == R2_LOCAL_OLD && !r2_held_before(&op->r->record, &s)) /* somebody has committed */
+        rc = r2_fail(op->call.err, R2_BUSY, "%s was changed while it was looked at", op->r->path);
+    else
+        rc = r2_pull_remote(op, remote, &expect, OPEN_BUSY_MS);
     r2_staged_free(&s);
     if (rc != R2_BUSY || kind == R2_LOCAL_ABSENT) return rc;
     /* readers are in the way: they, and this connection, go on with the old version for now */

@@ -125,7 +125,7 @@ static enum r2_code as_next_version(struct r2_op *op, struct r2_staged *s)
     return r2_image_set_fields(&s->image, header, op->call.err);
 }
 
-enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool keep_local)
+enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote)
 {
     struct r2_record *k = &op->r->record;
     struct r2_staged s;
@@ -133,13 +133,17 @@ enum r2_code r2_adopt_remote(struct r2_op *op, struct r2_remote *remote, bool ke
     r2_image_init(&s.image);
     enum r2_code rc = R2_OK;
     if (!r2_local_absent(op)) rc = r2_stage(op, true, &s);
+    /* A version of this lineage that the remote went past is no loser. Nothing but the look that is
+     * replaced can say so: since an earlier one a neighbour may have committed. */
+    bool newer = r2_plan_relation(k, remote) == R2_REL_NEWER;
+    bool keep = !rc && s.image.pages && !(s.equal && newer);
     if (!rc) rc = as_next_version(op, &s);
-    if (!rc && keep_local && s.image.pages) rc = r2_fork_image(op, &s.image, k->base.version + 1);
+    if (!rc && keep) rc = r2_fork_image(op, &s.image, k->base.version + 1);
     if (!rc) {
         struct r2_expect expect = {.image = s.image.pages ? &s.image : NULL};
         k->pending.kind = R2_PENDING_NONE;
         rc = r2_pull_remote(op, remote, &expect, RESOLVE_BUSY_MS);
-        if (!rc && keep_local) atomic_fetch_add(&r2_state_live(op->r->state)->aside, 1);
+        if (!rc && keep) atomic_fetch_add(&r2_state_live(op->r->state)->aside, 1);
     }
     r2_staged_free(&s);
     return rc;
@@ -259,7 +263,7 @@ static enum r2_code local_wins(struct r2_op *op, struct r2_remote *remote, uint6
 static enum r2_code remote_wins(struct r2_op *op, struct r2_remote *remote, uint64_t *version)
 {
     struct r2_record *k = &op->r->record;
-    bool nothing_local = r2_local_absent(op), equal = false;
+    bool nothing_to_settle = false;
     enum r2_code rc = R2_OK;
     if (!remote->exists)
         return r2_fail(
@@ -267,20 +271,13 @@ static enum r2_code remote_wins(struct r2_op *op, struct r2_remote *remote, uint
             "%s does not exist in the remote; SELECT r2_resolve('local') creates it again "
             "from the local file",
             k->url);
-    if (!nothing_local) {
+    if (r2_plan_relation(k, remote) == R2_REL_SAME && !r2_local_absent(op)) {
         struct r2_staged s;
         rc = r2_stage_changes(op, &s);
-        equal = s.equal;
+        nothing_to_settle = s.equal;
         r2_staged_free(&s);
     }
-    enum r2_relation relation = r2_plan_relation(k, remote);
-    if (!rc && equal && relation == R2_REL_SAME) { /* nothing to settle */
-        *version = k->base.version;
-        return R2_OK;
-    }
-    /* content that is a version of this lineage which the remote went past is no loser */
-    bool keep = !nothing_local && !(equal && relation == R2_REL_NEWER);
-    if (!rc) rc = r2_adopt_remote(op, remote, keep);
+    if (!rc && !nothing_to_settle) rc = r2_adopt_remote(op, remote);
     *version = k->base.version;
     return rc;
 }

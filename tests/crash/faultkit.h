@@ -87,6 +87,8 @@ static RAW __attribute__((noinline)) void fault_hit(const char *name)
     atomic_compare_exchange_strong(&fault.first, &none, name);
 }
 
+static void (*fault_watch)(void); /* called before each system call, if it is set */
+
 static _Thread_local bool fault_spared; /* inside what a sanitizer does for itself */
 
 /* Does this call fail? Then errno says how. */
@@ -101,6 +103,7 @@ static RAW bool fault_now(int class, const char *name)
     };
     static const int says[FAULT_KINDS] = {
         [MEMORY] = ENOMEM, [BROKEN] = EIO, [FULL] = ENOSPC, [DENIED] = EACCES};
+    if (fault_watch && class != C_MEMORY) fault_watch();
     if (!atomic_load(&fault.armed) || fault_spared || !(class & hit_by[fault.kind])) return false;
     long n = atomic_fetch_add(&fault.seen, 1) + 1;
     if (n != fault.nth && !(fault.onward && n > fault.nth)) return false;

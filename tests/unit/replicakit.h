@@ -194,9 +194,9 @@ static void machine(struct machine *m, const char *name)
     c->retention_s = 86400;
 }
 
-static void start(void)
+/* Machines and bucket, in a folder that is there. */
+static void set_up(void)
 {
-    kit_start();
     memset(&script, 0, sizeof script);
     if (mkdir(kit_path("bucket"), 0755) != 0) abort();
     machine(&a, "a");
@@ -204,11 +204,22 @@ static void start(void)
     if (r2_store_open(&a.config, &bucket, &err) != R2_OK) abort();
 }
 
-static void stop(void)
+static void tear_down(void)
 {
     bucket->ops->close(bucket);
     free(script.late.bytes);
     script.late.bytes = NULL;
+}
+
+static KIT_UNUSED void start(void)
+{
+    kit_start();
+    set_up();
+}
+
+static KIT_UNUSED void stop(void)
+{
+    tear_down();
     kit_stop();
 }
 
