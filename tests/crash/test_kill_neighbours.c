@@ -84,9 +84,10 @@ static void note(const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line + n, sizeof line - (size_t)n - 1, fmt, ap);
     va_end(ap);
-    strncat(line, "\n", 2);
-    ssize_t n_written = log_fd >= 0 ? write(log_fd, line, strlen(line)) : 0;
-    (void)n_written; /* one of the calls that may fail */
+    size_t end = strlen(line);
+    line[end] = '\n';
+    ssize_t put = log_fd >= 0 ? write(log_fd, line, end + 1) : 0;
+    (void)put; /* one of the calls that may fail */
 }
 
 static void wrong(const char *fmt, ...)
@@ -244,7 +245,8 @@ static void settle(struct writer *w)
     if (!sqlite3_get_autocommit(w->db)) run(w->db, "ROLLBACK");
     if (sqlite3_prepare_v2(w->db, "PRAGMA r2_last_error", -1, &s, NULL) == SQLITE_OK &&
         sqlite3_step(s) == SQLITE_ROW)
-        strncat(said, (const char *)sqlite3_column_text(s, 0), sizeof said - strlen(said) - 1);
+        snprintf(said + strlen(said), sizeof said - strlen(said), "%s",
+                 (const char *)sqlite3_column_text(s, 0));
     sqlite3_finalize(s);
     if (strstr(said, "r2_resolve")) {
         int rc = run(w->db, "SELECT r2_resolve('fork')");
