@@ -187,6 +187,12 @@ static void restore(void)
     r2_replica_restore(b.r, 1, &v, &err);
 }
 
+static void change_layout(void)
+{
+    r2_err_clear(&err);
+    r2_replica_checkpoint(b.r, layout == R2_LAYOUT_LOG ? "object" : "log", &v, &err);
+}
+
 /* ---- the judgement ---- */
 
 static bool has(const char *path, int n)
@@ -284,6 +290,7 @@ static void while_it_follows(void)
     at_calls("push, diverged", diverged, push, 8);
     at_calls("close", dirty, closes, 8);
     at_calls("restore", behind, restore, 8);
+    at_calls("change the layout", opened, change_layout, 8);
 }
 
 UNIT_MAIN("replica_between", UNIT(while_a_conflict_is_settled), UNIT(while_it_is_opened),
