@@ -173,7 +173,11 @@ static void push(void)
 }
 static void closes(void)
 {
-    close_it(&b, true);
+    r2_err_clear(&err);
+    r2_replica_close(b.r, &b.config, true, &err);
+    neighbour_goes(); /* there is nothing left to mark in */
+    r2_replica_detach(b.r);
+    b.r = NULL;
 }
 static void opens(void)
 {
