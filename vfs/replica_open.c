@@ -36,15 +36,14 @@ static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
     }
     r2_err_clear(op->call.err);
     rc = r2_adopt_remote(op, remote);
-    if (rc == R2_CORRUPT) { /* an open that failed could not be told r2_resolve('local') */
-        r2_log_err(r, op->call.err);
-        r2_bar(r, op->call.err->text);
-        op->barred = true;
-        r2_err_clear(op->call.err);
-        return R2_OK;
-    }
-    return rc ? r2_advise(op->call.err, " (to settle this with conflict=fork: %.300s)", why.text)
-              : R2_OK;
+    if (rc) r2_advise(op->call.err, " (to settle this with conflict=fork: %.300s)", why.text);
+    if (rc != R2_CORRUPT) return rc;
+    /* an open that failed could not be told r2_resolve('local') */
+    r2_log_err(r, op->call.err);
+    r2_bar(r, op->call.err->text);
+    op->barred = true;
+    r2_err_clear(op->call.err);
+    return R2_OK;
 }
 
 /* Is the staged content the fetched version's? Then that is the base. */

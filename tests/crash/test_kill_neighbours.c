@@ -248,6 +248,10 @@ static void settle(struct writer *w)
         snprintf(said + strlen(said), sizeof said - strlen(said), "%s",
                  (const char *)sqlite3_column_text(s, 0));
     sqlite3_finalize(s);
+    /* whatever bars it, the sentence has the cure */
+    static int barred;
+    barred = code == SQLITE_CANTOPEN ? barred + 1 : 0;
+    if (barred == 20) wrong("writer %d cannot go on: %s", w->me, said);
     if (strstr(said, "r2_resolve")) {
         int rc = run(w->db, "SELECT r2_resolve('fork')");
         note("%d resolve: %d %s", w->me, rc, rc ? sqlite3_errmsg(w->db) : "");

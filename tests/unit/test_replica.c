@@ -670,6 +670,40 @@ static void damaged_object(void)
     stop();
 }
 
+/* A conflict that an open cannot settle: whoever is told so is told the way on, too. */
+static void damaged_object_in_a_conflict(void)
+{
+    uint64_t v;
+    size_t n;
+    char meta[R2_META_BYTES], lineage[33];
+    start();
+    make_conflict();
+    struct r2_remote seen = remote();
+    uint8_t *bytes = kit_read_file(kit_path("bucket/app.db"), &n);
+    r2_lineage_text(seen.v.lineage, lineage);
+    snprintf(meta, sizeof meta,
+             "db-version: 2\ndb-lineage: %s\ndb-layout: object\ndb-checksum: %016llx\n"
+             "db-recent: %s\n",
+             lineage, (unsigned long long)seen.v.checksum, seen.v.recent);
+    bytes[n - 1] ^= 1;
+    kit_write_file(kit_path("damaged.db"), bytes, n);
+    put_object(kit_path("damaged.db"), meta);
+    CU_ASSERT_EQUAL(open_it(&b), R2_OK);
+    CU_ASSERT_TRUE(r2_replica_barred(b.r, &err));
+    CU_ASSERT_TRUE(strstr(err.text, "checksum") && strstr(err.text, "r2_resolve('local')") &&
+                   strstr(err.text, "r2_resolve('fork')"));
+    bytes[n - 1] ^= 1;
+    kit_write_file(kit_path("damaged.db"), bytes, n);
+    put_object(kit_path("damaged.db"), meta);
+    free(bytes);
+    CU_ASSERT_EQUAL(resolve_it(&b, "fork", &v), R2_OK);
+    CU_ASSERT_FALSE(r2_replica_barred(b.r, &err));
+    CU_ASSERT_EQUAL(close_it(&b, false), R2_OK);
+    IS_AT(&b, 2, 11);
+    CU_ASSERT_EQUAL(fork_value(), 12);
+    stop();
+}
+
 /* ---- offline, and the rest ---- */
 
 static void offline(void)
@@ -751,5 +785,5 @@ UNIT_MAIN("replica", UNIT(birth_push_pull), UNIT(pull_while_open), UNIT(no_reque
           UNIT(fork_cannot_be_kept), UNIT(fork_is_there_already), UNIT(remote_is_gone),
           UNIT(remote_is_gone_while_open), UNIT(older_object_put_back),
           UNIT(same_number_with_other_bytes), UNIT(another_lineage), UNIT(plain_object_first),
-          UNIT(foreign_writers), UNIT(damaged_object), UNIT(offline), UNIT(one_remote_for_one_file),
-          UNIT(status_counts))
+          UNIT(foreign_writers), UNIT(damaged_object), UNIT(damaged_object_in_a_conflict),
+          UNIT(offline), UNIT(one_remote_for_one_file), UNIT(status_counts))
