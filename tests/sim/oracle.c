@@ -40,7 +40,7 @@ static struct {
     struct idset local[MACHINES];
     struct idset head_then[WORKERS], local_then[WORKERS]; /* when the command began */
     uint32_t purposes;
-    bool vacuumed, powerless[MACHINES];
+    bool vacuumed;
 } know;
 
 static sqlite3 *judge;
@@ -291,14 +291,15 @@ static void collected(const struct event *e, const char *lineage, uint64_t numbe
 /* ---- what happened ---- */
 
 /* A conflict with oneself: everything in the fork is in the remote's newest version as well. Pages
- * may differ all the same when they were written without a transaction of ours, and after a power
- * loss, or a write that failed in the middle, the file may hold what nothing knows any more. */
+ * may differ all the same when they were written without a transaction of ours, and after a write
+ * that failed in the middle the file may hold what nothing knows any more. A power loss is no such
+ * excuse: what was relied on was synced, and the rest was never pushed. */
 static void needless(const struct event *e, const struct idset *ids)
 {
     const struct version *v = head();
     struct idset none = {{0}};
     if (idset_lacks(&none, ids) < 0) return; /* two births of nothing */
-    if (know.powerless[e->worker / SLOTS] || sim->p.io) return;
+    if (sim->p.io) return;
     if (v && !e->asked && !sim->stock && !know.vacuumed && idset_lacks(&v->ids, ids) < 0)
         wrong("the fork %s was made although the remote has all of it", e->object.key);
 }
@@ -485,7 +486,6 @@ void oracle_killed(int index)
 /* What was committed and not pushed may be gone. */
 void oracle_power(int machine)
 {
-    know.powerless[machine] = true;
     for (int k = 0; k < SLOTS; k++)
         memset(&know.local_then[machine * SLOTS + k], 0, sizeof know.local_then[0]);
     memset(&know.local[machine], 0, sizeof know.local[machine]);
