@@ -1,7 +1,9 @@
 /* crash.c - what a power loss leaves of a machine's files: see sim.h.
  *
- * Changes of the folder are lost from some point on (all file systems keep their order). Of each
- * file, any sector written since its last sync may be as it was then, or as it was written. */
+ * Changes of the folder are lost from some point on (all file systems keep their order), and with
+ * them that a file was cut shorter after that point: SQLite relies on it, it cuts a database only
+ * when it has unlinked the journal. Of each file, any sector written since its last sync may be as
+ * it was then, or as it was written. */
 #include "sim.h"
 
 #include <dirent.h>
@@ -53,6 +55,8 @@ void folder_synced(struct machine *m)
         me = before;
     }
     m->ops = 0;
+    for (int k = 0; k < FILES; k++)
+        m->file[k].cut_after = 0;
 }
 
 static void undo(struct machine *m, const struct folder_op *o)
@@ -94,7 +98,7 @@ static void put_back(int fd, const void *was, int64_t at, size_t n, int64_t size
     if (pwrite(fd, was, n, at) < 0) abort();
 }
 
-static void lose_file(struct file *f, const char *path, int how)
+static void lose_file(struct file *f, const char *path, int how, bool cut_lost)
 {
     struct stat st;
     int fd = open(path, O_RDWR);
@@ -102,6 +106,7 @@ static void lose_file(struct file *f, const char *path, int how)
     if (fd < 0 || fstat(fd, &st) != 0) abort();
     int64_t size = st.st_size;
     if (f->synced_size >= 0 && lose(how)) size = f->synced_size;
+    if (f->synced_size > st.st_size && cut_lost) size = f->synced_size;
     bool cut_undone = f->synced_size > st.st_size && size == f->synced_size;
     if (ftruncate(fd, size) != 0) abort();
     for (struct sector *s = f->unsynced; s; s = s->next) {
@@ -157,6 +162,9 @@ void power_loss(struct machine *m)
     uint32_t kept = how == KEEP ? m->ops : how == LOSE ? 0 : below(m->ops + 1);
     trace("power loss of machine %d (%s)", (int)(m - sim->m),
           (const char *[]){"all is kept", "all is lost", "torn"}[how]);
+    bool cut_lost[FILES];
+    for (int k = 0; k < FILES; k++)
+        cut_lost[k] = m->file[k].cut_after > kept;
     while (m->ops > kept)
         undo(m, &m->op[--m->ops]);
     folder_synced(m);
@@ -168,7 +176,8 @@ void power_loss(struct machine *m)
     for (int k = 0; k < count; k++) {
         path_of(m, names[k], path);
         struct file *f = stat(path, &st) == 0 ? file_by_ino(m, st.st_ino) : NULL;
-        if (f && !f->loose) lose_file(f, path, how == TEAR && chance(200) ? LOSE : how);
+        if (f && !f->loose)
+            lose_file(f, path, how == TEAR && chance(200) ? LOSE : how, cut_lost[f - m->file]);
     }
     new_boot(m);
 }

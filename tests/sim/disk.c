@@ -245,6 +245,7 @@ void file_synced(struct file *f)
         f->of[s->index] = NULL;
     f->unsynced = NULL;
     f->synced_size = -1;
+    f->cut_after = 0;
     f->synced_mtime_ns = f->mtime_ns;
 }
 
@@ -463,6 +464,7 @@ OVER int ftruncate(int fd, off_t size)
     if (real_fstat(fd, &st) != 0) return -1;
     if (size < st.st_size) before_write(f, fd, size, st.st_size - size);
     if (size != st.st_size && f->synced_size < 0) f->synced_size = st.st_size;
+    if (size < st.st_size) f->cut_after = mine()->ops;
     touched(mine(), f);
     return real_ftruncate(fd, size);
 }

@@ -65,6 +65,7 @@ struct file {
     uint64_t number;  /* and the one that is told */
     int64_t mtime_ns, ctime_ns, synced_mtime_ns;
     int64_t synced_size; /* -1: as it is */
+    uint32_t cut_after;  /* changes of the folder that came before it was cut shorter */
     struct sector *unsynced;
     struct sector **of; /* [SECTORS]: the same, by index; NULL: there are none */
     uint32_t maps;
