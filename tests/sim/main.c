@@ -139,9 +139,9 @@ static void lose_power(int machine)
 }
 
 static const char *const todo_names[TODOS] = {
-    "open",   "close",          "commit",       "rollback",     "sync",           "pull",
-    "read",   "checkpoint",     "tend",         "resolve fork", "resolve remote", "resolve local",
-    "vacuum", "wal_checkpoint", "stock commit", "exit"};
+    "open",       "close",     "commit",       "rollback",       "sync",          "pull",    "read",
+    "checkpoint", "tend",      "resolve fork", "resolve remote", "resolve local", "restore", "show",
+    "to log",     "to object", "vacuum",       "wal_checkpoint", "stock commit",  "exit"};
 
 /* It ended, as planned or not. */
 static void bury(int index)
@@ -193,13 +193,15 @@ static void command(int index, enum todo todo)
     w->died = w->power = false;
     w->version = 0;
     w->kill_in = 0;
+    w->wanted = 0;
     if (todo == DO_COMMIT || todo == DO_ROLLBACK || todo == DO_STOCK) w->id = ++sim->next_id;
+    if (todo == DO_RESTORE || todo == DO_PAST) w->wanted = oracle_earlier(w->certain = sim->calm);
     if (!sim->calm && chance(sim->p.kill)) w->kill_in = 1 + below(1u << (1 + below(8)));
     if (w->kill_in && chance(sim->p.power)) w->power = true;
     total.commands++;
     oracle_begins(index);
     trace("[%d] %s%s %u%s", index, todo_names[todo], w->kill_in ? ", to die" : "",
-          todo == DO_COMMIT ? w->id : 0, w->power ? " with its machine" : "");
+          todo == DO_COMMIT ? w->id : (uint32_t)w->wanted, w->power ? " with its machine" : "");
     run_process(index);
 }
 
@@ -222,6 +224,9 @@ static void dice(void)
     sim->stock = chance(150);
     sim->resolve_local = chance(200);
     sim->collects = chance(200); /* days pass, and snapshots are written */
+    /* not from the generator: the worlds without them stay what they were */
+    sim->travels = sim->seed % 3 == 0;
+    sim->moves = sim->seed % 4 == 0;
     *p = (struct chances){.lost = some(150),
                           .never = some(100),
                           .late = chance(200) ? below(500) : some(150),
@@ -262,10 +267,11 @@ static void dice(void)
 static void tell_dice(void)
 {
     const struct chances *p = &sim->p;
-    trace("%s layout, %u machines with %u processes, pages of %u, retention %u s%s%s%s",
+    trace("%s layout, %u machines with %u processes, pages of %u, retention %u s%s%s%s%s%s",
           sim->layout == R2_LAYOUT_LOG ? "log" : "object", sim->machines, sim->slots,
           sim->page_size, sim->retention_s, sim->stock ? ", plain SQLite, too" : "",
-          sim->collects ? ", collecting" : "", sim->resolve_local ? ", local wins" : "");
+          sim->collects ? ", collecting" : "", sim->resolve_local ? ", local wins" : "",
+          sim->travels ? ", time travel" : "", sim->moves ? ", changes of layout" : "");
     trace(
         "of 1000: lost %u, never %u, late %u, refused %u, denied %u, damaged %u, slow %u; kill %u, "
         "power %u; full %u, io %u; jump %u, pass %u; hand %u, call %u",
@@ -345,7 +351,7 @@ static void weather(void)
     arrivals(false);
 }
 
-static enum todo choose(const struct worker *w)
+static enum todo choose(struct worker *w)
 {
     static const struct {
         enum todo todo;
@@ -357,6 +363,17 @@ static enum todo choose(const struct worker *w)
                 {DO_WAL_CHECKPOINT, 20}, {DO_EXIT, 10},          {DO_STOCK, 40}};
     uint32_t sum = 0, n;
     if (sim->collects && w->open && chance(150)) return DO_CHECKPOINT;
+    if (w->open && w->next) {
+        enum todo next = w->next;
+        w->next = DO_OPEN;
+        return next;
+    }
+    if (sim->travels && w->open && chance(80) && oracle_earlier(false)) {
+        if (chance(400)) return DO_PAST;
+        w->next = DO_RESTORE; /* refuses to put aside what was not pushed */
+        return DO_SYNC;
+    }
+    if (sim->moves && w->open && chance(40)) return chance(500) ? DO_TO_LOG : DO_TO_OBJECT;
     if (!w->pid || !w->open) return sim->stock && chance(100) ? DO_STOCK : DO_OPEN;
     for (n = 0; n < sizeof what / sizeof *what; n++)
         sum += what[n].weight;
@@ -394,6 +411,28 @@ static void end_processes(void)
     }
 }
 
+/* Earlier versions, to somebody who has nothing. */
+static void show_some(void)
+{
+    for (int n = 0; sim->travels && n < 2 && !sim->wrong[0] && oracle_earlier(true); n++) {
+        command(FRESH * SLOTS, DO_PAST);
+        finish_all();
+    }
+}
+
+/* A change of layout was cut short: nobody can push, until somebody calls it again. */
+static void go_on_from_the_end(void)
+{
+    static const enum todo order[] = {DO_OPEN, DO_PULL, DO_TO_OBJECT, DO_CLOSE};
+    struct worker *w = &sim->w[0];
+    for (int n = 0; n < 4 && !sim->wrong[0]; n++) {
+        command(0, order[n]);
+        finish_all();
+        if (w->rc && !sim->wrong[0])
+            wrong("a change of layout that was cut short cannot be ended: %s", w->text);
+    }
+}
+
 /* The faults end. Everybody comes back, and must get on. */
 static void settle(void)
 {
@@ -406,11 +445,13 @@ static void settle(void)
     }
     arrivals(true);
     memset(sim->f, 0, sizeof sim->f);
+    show_some();
     sim->now_ns += INT64_C(3600) * 1000 * MS;
     for (uint32_t k = 0; k < MACHINES; k++) {
         sim->m[k].full = sim->m[k].error_policy = false;
         sim->m[k].skew_ns = 0;
     }
+    if (oracle_ended()) go_on_from_the_end();
     for (int round = 0; round < 2; round++) {
         sim->settled = round == 1;
         for (uint32_t k = 0; k < sim->machines && !sim->wrong[0]; k++) {
@@ -433,6 +474,7 @@ static void settle(void)
             wrong("a fresh replica cannot be made: %s", sim->w[FRESH * SLOTS].text);
     }
     if (!sim->wrong[0]) oracle_final();
+    show_some();
 }
 
 static bool episode(uint64_t seed, bool verbose)
@@ -527,11 +569,12 @@ int main(int argc, char **argv)
     }
     remove_top();
     printf("%llu commands, %llu kills, %llu power losses, %llu versions, %llu acknowledged, "
-           "%llu forks, %llu collected\n",
+           "%llu forks, %llu collected, %llu restored, %llu shown\n",
            (unsigned long long)total.commands, (unsigned long long)total.kills,
            (unsigned long long)total.power, (unsigned long long)tally.versions,
            (unsigned long long)tally.acked, (unsigned long long)tally.forks,
-           (unsigned long long)tally.collected);
+           (unsigned long long)tally.collected, (unsigned long long)tally.restored,
+           (unsigned long long)tally.shown);
     printf("%llu passed, %llu failed\n", (unsigned long long)(count - failed),
            (unsigned long long)failed);
     return failed != 0;

@@ -6,8 +6,9 @@
  *               from then on; what a failed COMMIT took back is nowhere, ever
  *   commits     what was committed locally is in the file, in a version or in a fork, unless the
  *               machine lost its power
- *   the past    every version of the retention can be rebuilt; nothing younger is collected */
-#include "sim.h"
+ *   the past    every version of the retention can be rebuilt; nothing younger is collected; what
+ * is shown or restored is what it was: see past.c */
+#include "oracle_int.h"
 
 #include <inttypes.h>
 #include <sqlite3.h>
@@ -15,34 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../vfs/layout.h"
 #include "../../vfs/ltx.h"
 
-enum { VERSIONS = 2048, LINEAGE = 9 };
-
-struct version {
-    char lineage[LINEAGE];
-    uint64_t number;
-    uint8_t *image;
-    uint32_t page_size, pages;
-    uint64_t checksum;
-    int64_t made_ns;
-    struct idset ids;
-};
-
-static struct {
-    struct version v[VERSIONS];
-    uint32_t count;
-    struct version *at_key;     /* what the snapshot holds */
-    struct idset acked;         /* promised to be in the remote */
-    struct idset never;         /* taken back */
-    struct idset moved;         /* promised, then replaced because somebody said so */
-    struct idset forks, pushed; /* in any fork; in any version ever */
-    struct idset local[MACHINES];
-    struct idset head_then[WORKERS], local_then[WORKERS]; /* when the command began */
-    uint32_t purposes;
-    bool vacuumed;
-} know;
-
+struct known know;
 static sqlite3 *judge;
 struct tally tally;
 
@@ -107,7 +84,7 @@ static uint64_t checksum_of(const uint8_t *image, uint32_t page_size, uint32_t p
 
 /* ---- versions ---- */
 
-static struct version *find(const char *lineage, uint64_t number)
+struct version *find_version(const char *lineage, uint64_t number)
 {
     for (uint32_t k = 0; k < know.count; k++)
         if (know.v[k].number == number && strcmp(know.v[k].lineage, lineage) == 0)
@@ -115,30 +92,29 @@ static struct version *find(const char *lineage, uint64_t number)
     return NULL;
 }
 
-static bool segment_there(const char *lineage, uint64_t number)
+bool segment_there(const char *lineage, uint64_t number)
 {
     char key[KEY_ROOM];
     snprintf(key, sizeof key, "%s-log/%s/%016" PRIx64 ".ltx", sim_key(), lineage, number);
     return object_at(key) != NULL;
 }
 
-/* The newest version in the remote; NULL: there is none. */
-static struct version *head(void)
+struct version *newest(void)
 {
     struct version *v = object_at(sim_key()) ? know.at_key : NULL;
     while (v && segment_there(v->lineage, v->number + 1)) {
-        struct version *next = find(v->lineage, v->number + 1);
+        struct version *next = find_version(v->lineage, v->number + 1);
         if (!next) break;
         v = next;
     }
     return v;
 }
 
-static void add(struct version *new, const struct version *before, bool on_purpose)
+static void add(const struct event *e, struct version *new, const struct version *before)
 {
     char what[80];
     snprintf(what, sizeof what, "version %" PRIu64 " of lineage %s", new->number, new->lineage);
-    struct version *old = find(new->lineage, new->number);
+    struct version *old = find_version(new->lineage, new->number);
     if (old) {
         if (old->page_size != new->page_size || old->pages != new->pages ||
             memcmp(old->image, new->image, (size_t) new->pages *new->page_size) != 0)
@@ -153,21 +129,31 @@ static void add(struct version *new, const struct version *before, bool on_purpo
     tally.versions++;
     idset_join(&know.pushed, &new->ids);
     trace("  %s", what);
+    for (int k = 0; k < IDS / 64; k++) { /* a promise that was put aside holds again */
+        know.moved.bit[k] &= ~new->ids.bit[k];
+        know.past.bit[k] &= ~new->ids.bit[k];
+    }
+    if (e->restores) judge_restore(e, new, before);
+    bool begins = e->moves && before && strcmp(before->lineage, new->lineage) != 0;
+    if (begins || new->end) judge_move(new, before);
     int lost = before ? idset_lacks(&new->ids, &before->ids) : -1;
     if (lost < 0) return;
-    if (!on_purpose) {
+    if (!e->on_purpose && !e->restores) {
         wrong("%s lacks transaction %d, which version %" PRIu64 " of lineage %s had", what, lost,
               before->number, before->lineage);
         return;
     }
     know.purposes++;
     for (uint32_t id = 1; id < IDS; id++)
-        if (idset_has(&before->ids, id) && !idset_has(&new->ids, id)) idset_add(&know.moved, id);
+        if (idset_has(&before->ids, id) && !idset_has(&new->ids, id)) {
+            idset_add(&know.moved, id);
+            if (e->restores) idset_add(&know.past, id);
+        }
 }
 
 /* ---- objects ---- */
 
-static bool meta(const struct object *o, const char *name, char *out, size_t room)
+bool object_meta(const struct object *o, const char *name, char *out, size_t room)
 {
     struct r2_meta m;
     r2_meta_clear(&m);
@@ -187,21 +173,22 @@ static void snapshot(const struct event *e)
     const struct object *o = &e->object;
     struct version new = {.image = (uint8_t *)(uintptr_t)o->bytes};
     char text[64] = "";
-    if (!meta(o, "db-version", text, sizeof text)) wrong("a snapshot without db-version");
+    if (!object_meta(o, "db-version", text, sizeof text)) wrong("a snapshot without db-version");
     new.number = strtoull(text, NULL, 10);
-    if (!meta(o, "db-lineage", text, sizeof text)) wrong("a snapshot without db-lineage");
+    if (!object_meta(o, "db-lineage", text, sizeof text)) wrong("a snapshot without db-lineage");
     memcpy(new.lineage, text, LINEAGE - 1);
     new.page_size = page_size_of(o->bytes, o->size);
     new.pages = new.page_size ? (uint32_t)(o->size / new.page_size) : 0;
-    const struct version *before = find(new.lineage, new.number - 1);
-    if (!before) before = head();
+    const struct version *before = find_version(new.lineage, new.number - 1);
+    if (!before) before = newest();
     if (know.at_key && strcmp(know.at_key->lineage, new.lineage) == 0 &&
         know.at_key->number > new.number)
         wrong("the snapshot of version %" PRIu64 " replaced that of %" PRIu64, new.number,
               know.at_key->number);
-    add(&new, before, e->on_purpose);
-    know.at_key = find(new.lineage, new.number);
-    if (meta(o, "db-checksum", text, sizeof text) &&
+    new.log = object_meta(o, "db-layout", text, sizeof text) && strcmp(text, "log") == 0;
+    add(e, &new, before);
+    know.at_key = find_version(new.lineage, new.number);
+    if (object_meta(o, "db-checksum", text, sizeof text) &&
         strtoull(text, NULL, 16) != know.at_key->checksum)
         wrong("the snapshot of version %" PRIu64 " has another checksum than it says", new.number);
 }
@@ -213,7 +200,7 @@ static void segment(const struct event *e, const char *lineage, uint64_t number)
     struct r2_ltx_reader *d = NULL;
     struct r2_err err;
     struct version new = {.number = number};
-    struct version *before = find(lineage, number - 1);
+    struct version *before = find_version(lineage, number - 1);
     uint64_t post = 0;
     uint32_t pgno;
     bool end = false;
@@ -246,46 +233,13 @@ static void segment(const struct event *e, const char *lineage, uint64_t number)
         wrong("segment %" PRIu64 " cannot be read: %s", number, err.text);
         return;
     }
-    add(&new, before, e->on_purpose);
-    const struct version *now = find(lineage, number);
+    new.log = true;
+    new.end = h.salt1 == R2_LOG_END;
+    if (before->end) wrong("segment %" PRIu64 " follows the end of lineage %s", number, lineage);
+    add(e, &new, before);
+    const struct version *now = find_version(lineage, number);
     if (now && now->checksum != post)
         wrong("segment %" PRIu64 " has another checksum than it says", number);
-}
-
-/* ---- collecting ---- */
-
-static bool rebuilds(const struct version *v)
-{
-    char key[KEY_ROOM];
-    for (uint64_t n = v->number; n; n--) {
-        snprintf(key, sizeof key, "%s-log/%s/%016" PRIx64 ".db", sim_key(), v->lineage, n);
-        if (object_at(key) || (know.at_key && know.at_key->number == n &&
-                               strcmp(know.at_key->lineage, v->lineage) == 0))
-            return true;
-        if (!segment_there(v->lineage, n)) return false;
-    }
-    return false;
-}
-
-static void collected(const struct event *e, const char *lineage, uint64_t number, bool base)
-{
-    int64_t retention = (int64_t)sim->retention_s * 1000 * MS;
-    int64_t age = sim->now_ns - e->object.modified_ns;
-    tally.collected++;
-    /* 30 minutes more, but for the clock of who asked, and rounding */
-    if (age < retention + INT64_C(14) * 60 * 1000 * MS)
-        wrong("%s was collected after %" PRId64 " s", e->object.key, age / MS / 1000);
-    if (!base && know.at_key && strcmp(know.at_key->lineage, lineage) == 0 &&
-        number > know.at_key->number)
-        wrong("segment %" PRIu64 " was collected before a snapshot held it", number);
-    for (uint32_t k = 0; k < know.count; k++) {
-        const struct version *v = &know.v[k], *next = find(lineage, v->number + 1);
-        if (strcmp(v->lineage, lineage) != 0) continue;
-        if (next && next->made_ns < sim->now_ns - retention) continue;
-        if (!rebuilds(v))
-            wrong("version %" PRIu64 " cannot be rebuilt any more since %s was collected",
-                  v->number, e->object.key);
-    }
 }
 
 /* ---- what happened ---- */
@@ -296,7 +250,7 @@ static void collected(const struct event *e, const char *lineage, uint64_t numbe
  * excuse: what was relied on was synced, and the rest was never pushed. */
 static void needless(const struct event *e, const struct idset *ids)
 {
-    const struct version *v = head();
+    const struct version *v = newest();
     struct idset none = {{0}};
     if (idset_lacks(&none, ids) < 0) return; /* two births of nothing */
     if (sim->p.io) return;
@@ -337,7 +291,7 @@ static void happened_at(const struct event *e)
     else if (!base)
         segment(e, lineage, number);
     else {
-        const struct version *v = find(lineage, number);
+        const struct version *v = find_version(lineage, number);
         if (!v || (uint64_t)v->pages * v->page_size != e->object.size ||
             memcmp(v->image, e->object.bytes, e->object.size) != 0)
             wrong("the base %s is not version %" PRIu64, key, number);
@@ -353,7 +307,7 @@ static void happened(const struct event *e)
 
 static void check_promises(void)
 {
-    const struct version *v = head();
+    const struct version *v = newest();
     struct idset have = know.moved;
     if (v) idset_join(&have, &v->ids);
     int id = idset_lacks(&have, &know.acked);
@@ -400,7 +354,10 @@ static void synced(int index)
     for (uint32_t k = 0; k < know.count; k++) {
         if (know.v[k].number != (uint64_t)w->version) continue;
         have = know.v[k].ids;
-        if (sim->slots > 1) idset_join(&have, &know.forks); /* set aside by a neighbour */
+        if (sim->slots > 1) { /* set aside by a neighbour */
+            idset_join(&have, &know.forks);
+            idset_join(&have, &know.past);
+        }
         found = true;
         int lost = idset_lacks(&have, &w->before);
         if (lost < 0) {
@@ -419,7 +376,7 @@ static void synced(int index)
     if (sim->slots > 1) {
         struct idset left = w->before;
         for (uint32_t id = 1; id < IDS; id++)
-            if (idset_has(&know.forks, id)) idset_drop(&left, id);
+            if (idset_has(&know.forks, id) || idset_has(&know.past, id)) idset_drop(&left, id);
         idset_join(&know.acked, &left);
     } else {
         idset_join(&know.acked, &w->before);
@@ -439,7 +396,8 @@ static void was_read(int index)
     if (id >= 0)
         wrong("transaction %d, committed on machine %d, is neither there nor anywhere else", id,
               index / SLOTS);
-    if (w->todo == DO_PULL && !know.purposes) {
+    if (w->todo == DO_PULL && know.purposes == know.purposes_then[index] &&
+        !machine_of(index)->wins) {
         id = idset_lacks(&w->seen, &know.head_then[index]);
         if (id >= 0) wrong("after r2_pull() machine %d lacks transaction %d", index / SLOTS, id);
     }
@@ -450,17 +408,22 @@ static void was_read(int index)
         if (id >= 0)
             wrong("machine %d comes back without transaction %d, which was acknowledged",
                   index / SLOTS, id);
+        const struct version *v = newest();
+        if (v && (idset_lacks(&w->seen, &v->ids) >= 0 || idset_lacks(&v->ids, &w->seen) >= 0))
+            wrong("machine %d does not follow: version %" PRIu64 " has other transactions",
+                  index / SLOTS, v->number);
     }
 }
 
 void oracle_begins(int index)
 {
-    const struct version *v = head();
+    const struct version *v = newest();
     know.vacuumed = know.vacuumed || sim->w[index].todo == DO_VACUUM;
     if (sim->w[index].todo == DO_RESOLVE_LOCAL) {
         machine_of(index)->wins = true;
         know.purposes++;
     }
+    know.purposes_then[index] = know.purposes;
     know.local_then[index] = know.local[index / SLOTS];
     memset(&know.head_then[index], 0, sizeof know.head_then[index]);
     if (v) know.head_then[index] = v->ids;
@@ -474,6 +437,7 @@ void oracle_done(int index)
     if (w->todo == DO_RESOLVE_LOCAL && w->rc == SQLITE_OK) machine_of(index)->wins = false;
     if ((w->todo == DO_READ || w->todo == DO_PULL) && w->rc == SQLITE_OK && w->read)
         was_read(index);
+    past_done(index);
     if (!sim->wrong[0]) check_promises();
 }
 
@@ -495,8 +459,9 @@ void oracle_final(void)
 {
     for (uint32_t id = 1; id < IDS; id++)
         tally.acked += idset_has(&know.acked, id);
-    const struct version *v = head();
+    const struct version *v = newest();
     struct idset have = know.forks, all = know.acked;
+    idset_join(&have, &know.past);
     if (v) idset_join(&have, &v->ids);
     for (int k = 0; k < MACHINES; k++)
         idset_join(&all, &know.local[k]);

@@ -7,6 +7,7 @@
  *   crash.c    what a power loss leaves of a machine's files
  *   store.c    the bucket: requests are lost, late, refused, cut
  *   oracle.c   what must hold: looks at every object, and at what was promised to whom
+ *   past.c     the same of earlier versions and of changes of the layout
  *
  * Each process is a real one (so it can be killed at any system call), but only one runs at a time:
  * it hands over where it sends a request, sleeps, or at a file call now and then. All chance comes
@@ -122,8 +123,10 @@ struct flight {
     const char *meta;
     int64_t signed_ns, due_ns;
     int worker;
-    bool on_purpose; /* of a machine that was told to let its content win */
-    bool asked;      /* of a process that was told to settle a conflict */
+    bool on_purpose;   /* of a machine that was told to let its content win */
+    bool asked;        /* of a process that was told to settle a conflict */
+    bool moves;        /* to change the layout */
+    uint64_t restores; /* this version; 0: none */
     enum r2_code code;
 };
 
@@ -133,7 +136,8 @@ struct event {
     struct object object; /* as it is now; REQ_DEL: as it was */
     char from[KEY_ROOM];
     int worker;
-    bool on_purpose, asked;
+    bool on_purpose, asked, moves;
+    uint64_t restores;
 };
 
 /* ---- processes ---- */
@@ -151,6 +155,10 @@ enum todo {
     DO_RESOLVE_FORK,
     DO_RESOLVE_REMOTE,
     DO_RESOLVE_LOCAL,
+    DO_RESTORE,
+    DO_PAST, /* show an earlier version */
+    DO_TO_LOG,
+    DO_TO_OBJECT,
     DO_VACUUM,
     DO_WAL_CHECKPOINT,
     DO_STOCK, /* a commit by SQLite without r2vfs */
@@ -168,7 +176,10 @@ struct worker {
     int64_t wake_ns;
     uint32_t number; /* of the process: its pid as it sees it */
     enum todo todo;
-    uint32_t id; /* of the transaction */
+    uint32_t id;     /* of the transaction */
+    uint64_t wanted; /* the earlier version */
+    bool certain;    /* that it can be had */
+    enum todo next;  /* what it does after this; DO_OPEN: anything */
     uint32_t calls, turns;
     uint32_t kill_in; /* calls until it dies; 0: it does not */
     bool power;       /* and the whole machine with it */
@@ -195,7 +206,7 @@ struct sim {
     uint64_t rng, seed;
     int64_t now_ns;
     struct chances p;
-    bool calm, settled, verbose, stock, resolve_local, collects;
+    bool calm, settled, verbose, stock, resolve_local, collects, travels, moves;
     enum r2_layout_kind layout;
     uint32_t machines, slots, retention_s, page_size;
     uint32_t next_id, next_process;
@@ -258,7 +269,7 @@ void deliver(struct flight *f);
 
 /* oracle.c */
 struct tally {
-    uint64_t versions, acked, forks, collected;
+    uint64_t versions, acked, forks, collected, restored, shown;
 };
 extern struct tally tally; /* of all episodes */
 void oracle_reset(void);
@@ -268,6 +279,11 @@ void oracle_done(int worker);   /* it came to its end */
 void oracle_killed(int worker); /* or was cut short */
 void oracle_power(int machine);
 void oracle_final(void);
+
+/* past.c */
+/* The number of a version, one that can be had for certain or any; 0: there is none. */
+uint64_t oracle_earlier(bool certain);
+bool oracle_ended(void); /* the log has ended, and nothing goes on from it yet */
 
 static inline bool idset_has(const struct idset *s, uint32_t id)
 {

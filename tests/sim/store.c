@@ -59,6 +59,8 @@ static void tell_oracle(const struct flight *f, const struct object *o)
     e->worker = f->worker;
     e->on_purpose = f->on_purpose;
     e->asked = f->asked;
+    e->moves = f->moves;
+    e->restores = f->restores;
 }
 
 static enum r2_code put_now(struct flight *f, struct object *o)
@@ -186,6 +188,8 @@ static enum r2_code change(struct r2_store *s, struct r2_call *call, struct flig
         f->used = true;
         f->worker = me;
         f->on_purpose = machine_of(me)->wins;
+        f->moves = w->todo == DO_TO_LOG || w->todo == DO_TO_OBJECT;
+        f->restores = w->todo == DO_RESTORE ? w->wanted : 0;
         f->asked = w->todo >= DO_RESOLVE_FORK && w->todo <= DO_RESOLVE_LOCAL;
         f->signed_ns = call->signed_ms * MS;
         f->due_ns = sim->now_ns + (int64_t)below(chance(500) ? 10 : 16 * 60) * 1000 * MS;

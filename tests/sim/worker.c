@@ -153,6 +153,27 @@ static const char *sync_text(const struct machine *m)
     return m->sync == R2_SYNC_COMMIT ? "commit" : m->sync == R2_SYNC_MANUAL ? "manual" : "close";
 }
 
+/* An earlier version, beside whatever is open. */
+static void past(void)
+{
+    sqlite3 *ours = db;
+    char *uri = sqlite3_mprintf(
+        "file:%s/app.db?vfs=r2vfs&remote=s3://sim/%s&timeout=4000&retention=%u&version=%lld",
+        machine_of(me)->dir, sim_key(), sim->retention_s, (long long)w()->wanted);
+    int rc = sqlite3_open_v2(uri, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
+    sqlite3_free(uri);
+    sqlite3_extended_result_codes(db, 1);
+    if (rc == SQLITE_OK) {
+        w()->read = look(&w()->seen);
+        check_integrity();
+    } else {
+        snprintf(w()->text, sizeof w()->text, "open: %d %s", rc, sqlite3_errmsg(db));
+    }
+    w()->rc = rc;
+    sqlite3_close(db);
+    db = ours;
+}
+
 static int do_open(bool plain)
 {
     struct machine *m = machine_of(me);
@@ -274,10 +295,13 @@ static void obey(void)
     static const char *const sql[TODOS] = {[DO_SYNC] = "SELECT r2_sync()",
                                            [DO_PULL] = "SELECT r2_pull()",
                                            [DO_CHECKPOINT] = "SELECT r2_checkpoint()",
+                                           [DO_TO_LOG] = "SELECT r2_checkpoint('log')",
+                                           [DO_TO_OBJECT] = "SELECT r2_checkpoint('object')",
                                            [DO_RESOLVE_FORK] = "SELECT r2_resolve('fork')",
                                            [DO_RESOLVE_REMOTE] = "SELECT r2_resolve('remote')",
                                            [DO_RESOLVE_LOCAL] = "SELECT r2_resolve('local')"};
     enum todo todo = w()->todo;
+    char restore[60];
     w()->rc = SQLITE_OK;
     switch (todo) {
     case DO_OPEN:
@@ -295,6 +319,14 @@ static void obey(void)
     case DO_READ:
         w()->read = look(&w()->seen);
         check_integrity();
+        break;
+    case DO_PAST:
+        past();
+        break;
+    case DO_RESTORE:
+        snprintf(restore, sizeof restore, "SELECT r2_restore(%llu)",
+                 (unsigned long long)w()->wanted);
+        w()->rc = call(restore);
         break;
     case DO_TEND:
         r2_each_replica(tend, NULL);
