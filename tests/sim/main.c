@@ -196,6 +196,7 @@ static void command(int index, enum todo todo)
     w->wanted = 0;
     if (todo == DO_COMMIT || todo == DO_ROLLBACK || todo == DO_STOCK) w->id = ++sim->next_id;
     if (todo == DO_RESTORE || todo == DO_PAST) w->wanted = oracle_earlier(w->certain = sim->calm);
+    if (todo == DO_RESTORE && w->wanted > 1 && chance(500)) w->wanted--; /* than the newest */
     if (!sim->calm && chance(sim->p.kill)) w->kill_in = 1 + below(1u << (1 + below(8)));
     if (w->kill_in && chance(sim->p.power)) w->power = true;
     total.commands++;
@@ -368,7 +369,7 @@ static enum todo choose(struct worker *w)
         w->next = DO_OPEN;
         return next;
     }
-    if (sim->travels && w->open && chance(80) && oracle_earlier(false)) {
+    if (sim->travels && w->open && chance(120) && oracle_earlier(false)) {
         if (chance(400)) return DO_PAST;
         w->next = DO_RESTORE; /* refuses to put aside what was not pushed */
         return DO_SYNC;
