@@ -228,6 +228,8 @@ static void dice(void)
     /* not from the generator: the worlds without them stay what they were */
     sim->travels = sim->seed % 3 == 0;
     sim->moves = sim->seed % 4 == 0;
+    /* in the object layout what plain SQLite changes keeps the version before it */
+    if (sim->travels && sim->layout == R2_LAYOUT_OBJECT) sim->stock = true;
     *p = (struct chances){.lost = some(150),
                           .never = some(100),
                           .late = chance(200) ? below(500) : some(150),
@@ -374,8 +376,9 @@ static enum todo choose(struct worker *w)
         w->next = DO_RESTORE; /* refuses to put aside what was not pushed */
         return DO_SYNC;
     }
-    if (sim->moves && w->open && chance(40)) return chance(500) ? DO_TO_LOG : DO_TO_OBJECT;
-    if (!w->pid || !w->open) return sim->stock && chance(100) ? DO_STOCK : DO_OPEN;
+    if (sim->moves && w->open && chance(60)) return chance(500) ? DO_TO_LOG : DO_TO_OBJECT;
+    if (!w->pid || !w->open)
+        return sim->stock && chance(sim->travels ? 400 : 100) ? DO_STOCK : DO_OPEN;
     for (n = 0; n < sizeof what / sizeof *what; n++)
         sum += what[n].weight;
     uint32_t at = below(sum);

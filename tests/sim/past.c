@@ -118,8 +118,10 @@ uint64_t oracle_earlier(bool certain)
     uint64_t found[64];
     uint32_t n = 0;
     if (!now) return 0;
+    bool there = chance(700); /* what is gone is refused */
     for (uint64_t number = now->number; number && n < 64; number--) {
         const struct version *v = find_version(now->lineage, number);
+        if (there && (!v || !rebuilds(v))) continue;
         if (!certain || (v && within_reach(v))) found[n++] = number;
     }
     return n ? found[below(n < 5 || chance(300) ? n : 5)] : 0;
