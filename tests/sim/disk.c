@@ -9,7 +9,6 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,7 +41,6 @@ static int (*real_msync)(void *, size_t, int);
 static int (*real_fallocate)(int, off_t, off_t);
 static int (*real_clock)(clockid_t, struct timespec *);
 static int (*real_sleep)(const struct timespec *, struct timespec *);
-static int (*real_thread)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 static ssize_t (*real_getrandom)(void *, size_t, unsigned);
 static time_t (*real_time)(time_t *);
 static int (*real_fcntl)(int, int, ...);
@@ -55,7 +53,6 @@ __attribute__((constructor(101))) static void find_real(void)
     real_fallocate = (__typeof__(real_fallocate))dlsym(RTLD_NEXT, "posix_fallocate");
     real_clock = (__typeof__(real_clock))dlsym(RTLD_NEXT, "clock_gettime");
     real_sleep = (__typeof__(real_sleep))dlsym(RTLD_NEXT, "nanosleep");
-    real_thread = (__typeof__(real_thread))dlsym(RTLD_NEXT, "pthread_create");
 }
 
 /* ---- which file is it ---- */
@@ -130,7 +127,13 @@ void sleep_ns(int64_t ns)
     struct worker *w = &sim->w[me];
     if (ns <= 0) return;
     /* a busy machine: short pauses are long, or waiting for a lock would take thousands of turns */
-    w->wake_ns = sim->now_ns + (ns < 60 * MS ? ns * 16 : ns);
+    ns = ns < 60 * MS ? ns * 16 : ns;
+    if (thread_runs()) {
+        thread_sleep(ns);
+        return;
+    }
+    thread_maybe();
+    w->wake_ns = sim->now_ns + ns;
     w->asleep = true;
     hand_over('s');
     w->asleep = false;
@@ -180,7 +183,7 @@ OVER int usleep(useconds_t us)
     return nanosleep(&t, NULL);
 }
 
-/* ---- chance, processes, threads ---- */
+/* ---- chance, processes ---- */
 
 static void fill(void *to, size_t n)
 {
@@ -206,13 +209,6 @@ OVER int getentropy(void *to, size_t n)
 OVER pid_t getpid(void)
 {
     return mine() ? (pid_t)sim->w[me].number : (pid_t)syscall(SYS_getpid);
-}
-
-/* There are none: whatever begins one does its work itself. */
-OVER int pthread_create(pthread_t *restrict t, const pthread_attr_t *restrict a,
-                        void *(*fn)(void *), void *restrict ctx)
-{
-    return mine() ? EAGAIN : real_thread(t, a, fn, ctx);
 }
 
 /* ---- what is not on the disk yet ---- */

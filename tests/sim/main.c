@@ -91,7 +91,6 @@ static void start_process(int index)
     uint32_t number = 1000 + ++sim->next_process;
     memset(w, 0, sizeof *w);
     w->number = number;
-    w->flight = -1;
     pid_t pid = fork();
     if (pid < 0) abort();
     if (pid == 0) {
@@ -109,8 +108,8 @@ static void start_process(int index)
 static void forget_process(int index)
 {
     struct worker *w = &sim->w[index];
-    if (w->flight >= 0) sim->f[w->flight].orphan = true;
-    w->flight = -1;
+    for (int k = 0; k < FLIGHTS; k++) /* those that it waits for */
+        if (sim->f[k].used && sim->f[k].worker == index) sim->f[k].orphan = true;
     close(w->fd);
     w->pid = 0;
     w->busy = w->open = w->asleep = false;
@@ -139,9 +138,10 @@ static void lose_power(int machine)
 }
 
 static const char *const todo_names[TODOS] = {
-    "open",       "close",     "commit",       "rollback",       "sync",          "pull",    "read",
-    "checkpoint", "tend",      "resolve fork", "resolve remote", "resolve local", "restore", "show",
-    "to log",     "to object", "vacuum",       "wal_checkpoint", "stock commit",  "exit"};
+    "open",    "close",        "commit", "rollback",     "sync",           "pull",
+    "read",    "checkpoint",   "tend",   "resolve fork", "resolve remote", "resolve local",
+    "restore", "show",         "to log", "to object",    "vacuum",         "wal_checkpoint",
+    "timer",   "stock commit", "exit"};
 
 /* It ended, as planned or not. */
 static void bury(int index)
@@ -228,6 +228,7 @@ static void dice(void)
     /* not from the generator: the worlds without them stay what they were */
     sim->travels = sim->seed % 3 == 0;
     sim->moves = sim->seed % 4 == 0;
+    sim->timers = sim->seed % 5 < 2;
     /* in the object layout what plain SQLite changes keeps the version before it */
     if (sim->travels && sim->layout == R2_LAYOUT_OBJECT) sim->stock = true;
     *p = (struct chances){.lost = some(150),
@@ -260,6 +261,7 @@ static void dice(void)
         m->sync =
             !mixed ? all
                    : (enum r2_sync_mode[]){R2_SYNC_CLOSE, R2_SYNC_COMMIT, R2_SYNC_MANUAL}[below(3)];
+        if (sim->timers && chance(600)) m->sync = R2_SYNC_TIMER;
         m->refresh = chance(500) ? -1 : chance(500) ? 0 : 1000;
         m->error_policy = chance(150);
         m->wins = false;
@@ -282,8 +284,8 @@ static void tell_dice(void)
         p->full, p->io, p->jump, p->pass, p->hand, p->call);
     for (uint32_t k = 0; k < sim->machines; k++)
         trace("machine %u: sync=%s, refresh %d, journal %s%s", k,
-              (const char *[]){"close", "commit", "manual"}[sim->m[k].sync], sim->m[k].refresh,
-              sim->m[k].journal ? sim->m[k].journal : "as it is",
+              (const char *[]){"close", "commit", "manual", "2000"}[sim->m[k].sync],
+              sim->m[k].refresh, sim->m[k].journal ? sim->m[k].journal : "as it is",
               sim->m[k].error_policy ? ", conflict=error" : "");
 }
 
@@ -376,6 +378,7 @@ static enum todo choose(struct worker *w)
         w->next = DO_RESTORE; /* refuses to put aside what was not pushed */
         return DO_SYNC;
     }
+    if (sim->timers && w->open && chance(200)) return DO_TIMER;
     if (sim->moves && w->open && chance(60)) return chance(500) ? DO_TO_LOG : DO_TO_OBJECT;
     if (!w->pid || !w->open)
         return sim->stock && chance(sim->travels ? 400 : 100) ? DO_STOCK : DO_OPEN;

@@ -4,6 +4,7 @@
  *   main.c     episodes: which process runs next, what breaks, what a seed means
  *   worker.c   a process: opens the database through r2vfs and does what it is told
  *   disk.c     the C library's file calls, clocks and randomness, as the simulated machine has them
+ *   thread.c   the background thread of a process
  *   crash.c    what a power loss leaves of a machine's files
  *   store.c    the bucket: requests are lost, late, refused, cut
  *   oracle.c   what must hold: looks at every object, and at what was promised to whom
@@ -161,6 +162,7 @@ enum todo {
     DO_TO_OBJECT,
     DO_VACUUM,
     DO_WAL_CHECKPOINT,
+    DO_TIMER, /* the background thread's turn */
     DO_STOCK, /* a commit by SQLite without r2vfs */
     DO_EXIT,
     TODOS
@@ -184,7 +186,6 @@ struct worker {
     uint32_t kill_in; /* calls until it dies; 0: it does not */
     bool power;       /* and the whole machine with it */
     bool died;        /* as planned */
-    int flight;       /* the request it waits for; -1: none */
     /* what came of it */
     enum stage stage;
     int rc;
@@ -206,7 +207,7 @@ struct sim {
     uint64_t rng, seed;
     int64_t now_ns;
     struct chances p;
-    bool calm, settled, verbose, stock, resolve_local, collects, travels, moves;
+    bool calm, settled, verbose, stock, resolve_local, collects, travels, moves, timers;
     enum r2_layout_kind layout;
     uint32_t machines, slots, retention_s, page_size;
     uint32_t next_id, next_process;
@@ -249,6 +250,14 @@ void hand_over(char why); /* let others run; returns when it is our turn again *
 void die(void) __attribute__((noreturn));
 /* A system call or request is about to be made: it may be the last one. */
 void on_call(const char *what);
+
+/* thread.c */
+bool thread_runs(void);  /* is this the background thread? */
+void thread_turn(void);  /* its turn, if it has anything to do now */
+void thread_maybe(void); /* the same, by chance */
+void thread_due(void);   /* when it has */
+void thread_pause(void); /* called by it: others first */
+void thread_sleep(int64_t ns);
 
 /* disk.c */
 void disk_prepare(void);

@@ -140,6 +140,8 @@ static void travel(void)
         sim->now_ns += (int64_t)below(25 * 60) * 1000 * MS;
         trace("  the network is slow");
     }
+    if (thread_runs() && chance(500)) thread_pause();
+    if (!thread_runs()) thread_maybe();
     if (chance(sim->p.hand)) hand_over('r');
 }
 
@@ -188,15 +190,14 @@ static enum r2_code change(struct r2_store *s, struct r2_call *call, struct flig
         f->used = true;
         f->worker = me;
         f->on_purpose = machine_of(me)->wins;
-        f->moves = w->todo == DO_TO_LOG || w->todo == DO_TO_OBJECT;
-        f->restores = w->todo == DO_RESTORE ? w->wanted : 0;
-        f->asked = w->todo >= DO_RESOLVE_FORK && w->todo <= DO_RESOLVE_LOCAL;
+        bool told = !thread_runs(); /* not what the background thread does */
+        f->moves = told && (w->todo == DO_TO_LOG || w->todo == DO_TO_OBJECT);
+        f->restores = told && w->todo == DO_RESTORE ? w->wanted : 0;
+        f->asked = told && w->todo >= DO_RESOLVE_FORK && w->todo <= DO_RESOLVE_LOCAL;
         f->signed_ns = call->signed_ms * MS;
         f->due_ns = sim->now_ns + (int64_t)below(chance(500) ? 10 : 16 * 60) * 1000 * MS;
-        w->flight = k;
         *out = f;
         travel();
-        w->flight = -1;
         if (fault(sim->p.never)) {
             f->used = false;
             call->took_ms = r2_boot_ms() - began;

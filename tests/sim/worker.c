@@ -150,7 +150,7 @@ static void check_integrity(void)
 
 static const char *sync_text(const struct machine *m)
 {
-    return m->sync == R2_SYNC_COMMIT ? "commit" : m->sync == R2_SYNC_MANUAL ? "manual" : "close";
+    return (const char *[]){"close", "commit", "manual", "2000"}[m->sync];
 }
 
 /* An earlier version, beside whatever is open. */
@@ -243,8 +243,10 @@ static int transaction(bool roll_back)
     int64_t n;
     int rc = run("BEGIN IMMEDIATE");
     if (rc) return rc;
+    thread_maybe();
     if (number("SELECT count(*) FROM sqlite_schema WHERE name='log'", &n) || !n) rc = run(CREATE);
     if (!rc) rc = change(w()->id);
+    thread_maybe();
     if (!rc && !roll_back) {
         w()->stage = IN_COMMIT;
         rc = run("COMMIT");
@@ -330,6 +332,9 @@ static void obey(void)
         break;
     case DO_TEND:
         r2_each_replica(tend, NULL);
+        break;
+    case DO_TIMER:
+        thread_due();
         break;
     case DO_VACUUM:
         w()->rc = run("VACUUM");
