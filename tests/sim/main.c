@@ -112,7 +112,7 @@ static void forget_process(int index)
         if (sim->f[k].used && sim->f[k].worker == index) sim->f[k].orphan = true;
     close(w->fd);
     w->pid = 0;
-    w->busy = w->open = w->asleep = false;
+    w->busy = w->open = w->asleep = w->background = false;
 }
 
 static void kill_process(int index)
@@ -408,6 +408,23 @@ static void finish_all(void)
         run_process(k);
 }
 
+/* What background threads have begun is finished, too: others wait for it. */
+static void finish_threads(void)
+{
+    for (bool any = true; any && !sim->wrong[0];) {
+        any = false;
+        for (int k = 0; k < WORKERS && !sim->wrong[0]; k++) {
+            struct worker *w = &sim->w[k];
+            if (!w->pid || (!w->busy && !w->background)) continue;
+            any = true;
+            if (w->busy)
+                run_process(k);
+            else
+                command(k, DO_TIMER);
+        }
+    }
+}
+
 static void end_processes(void)
 {
     for (int k = 0; k < WORKERS; k++) {
@@ -444,7 +461,7 @@ static void go_on_from_the_end(void)
 static void settle(void)
 {
     sim->calm = true;
-    finish_all();
+    finish_threads();
     for (int k = 0; k < WORKERS; k++) {
         if (!sim->wrong[0] && sim->w[k].pid && sim->w[k].open && chance(500)) command(k, DO_CLOSE);
         finish_all();

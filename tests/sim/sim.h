@@ -174,7 +174,8 @@ struct worker {
     pid_t pid; /* 0: there is none */
     int fd;    /* the parent's end */
     bool busy, open, asleep;
-    bool looking; /* only to find out: its disk does not fail meanwhile */
+    bool background; /* its background thread is in the middle of something */
+    bool looking;    /* only to find out: its disk does not fail meanwhile */
     int64_t wake_ns;
     uint32_t number; /* of the process: its pid as it sees it */
     enum todo todo;

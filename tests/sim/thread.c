@@ -70,6 +70,7 @@ static void give_back(int state, int64_t wake_ns)
 {
     thread.state = state;
     thread.wake_ns = wake_ns;
+    sim->w[me].background = state == READY || state == ASLEEP;
     if (swapcontext(&thread.its, &thread.ours) != 0) abort();
     thread.state = READY;
 }
