@@ -435,6 +435,23 @@ static void end_processes(void)
     }
 }
 
+/* With sync=N nobody has to ask. */
+static void timer_pushes(int index)
+{
+    struct worker *w = &sim->w[index];
+    command(index, DO_COMMIT);
+    finish_all();
+    uint32_t id = w->id;
+    if (w->rc && !sim->wrong[0]) wrong("no COMMIT when all faults have ended: %s", w->text);
+    for (int turn = 0; turn < 3 && !sim->wrong[0]; turn++) {
+        sim->now_ns += 3000 * MS;
+        command(index, DO_TIMER);
+        finish_threads();
+    }
+    if (!sim->wrong[0] && !oracle_pushed(id))
+        wrong("sync=2000: transaction %u was not pushed in the background", id);
+}
+
 /* Earlier versions, to somebody who has nothing. */
 static void show_some(void)
 {
@@ -487,6 +504,8 @@ static void settle(void)
                 if (w->rc && !sim->wrong[0])
                     wrong("machine %u does not recover when all faults have ended: %s", k, w->text);
                 sim->now_ns += 1000 * MS;
+                if (n == 1 && sim->timers && sim->m[k].sync == R2_SYNC_TIMER && !sim->wrong[0])
+                    timer_pushes((int)k * SLOTS);
             }
         }
     }

@@ -455,6 +455,11 @@ void oracle_power(int machine)
     memset(&know.local[machine], 0, sizeof know.local[machine]);
 }
 
+bool oracle_pushed(uint32_t id)
+{
+    return idset_has(&know.pushed, id);
+}
+
 void oracle_final(void)
 {
     for (uint32_t id = 1; id < IDS; id++)

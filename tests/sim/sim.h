@@ -288,6 +288,7 @@ void oracle_begins(int worker); /* a command begins */
 void oracle_done(int worker);   /* it came to its end */
 void oracle_killed(int worker); /* or was cut short */
 void oracle_power(int machine);
+bool oracle_pushed(uint32_t id); /* is it in any version? */
 void oracle_final(void);
 
 /* past.c */
