@@ -19,8 +19,9 @@
 #define OVER __attribute__((visibility("default")))
 enum { STACK = 4 << 20, WAIT_MS = 5 };
 
+enum state { NONE, READY, ASLEEP, WAITING };
 static struct {
-    enum { NONE, READY, ASLEEP, WAITING } state;
+    enum state state;
     bool runs, news;
     int64_t wake_ns; /* ASLEEP: by the world's clock, WAITING: by the machine's */
     void *(*fn)(void *);
@@ -66,7 +67,7 @@ void thread_due(void)
 }
 
 /* Let the other stack go on. */
-static void give_back(int state, int64_t wake_ns)
+static void give_back(enum state state, int64_t wake_ns)
 {
     thread.state = state;
     thread.wake_ns = wake_ns;
