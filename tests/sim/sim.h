@@ -1,7 +1,8 @@
 /* sim.h - a world in one block of shared memory: machines with disks and clocks, a bucket behind a
  * bad network, and the processes that run the real r2vfs in it.
  *
- *   main.c     episodes: which process runs next, what breaks, what a seed means
+ *   main.c     episodes: which process runs next, what breaks, how it ends
+ *   dice.c     what a seed means
  *   worker.c   a process: opens the database through r2vfs and does what it is told
  *   disk.c     the C library's file calls, clocks and randomness, as the simulated machine has them
  *   thread.c   the background thread of a process
@@ -244,6 +245,11 @@ static inline const char *sim_key(void)
 {
     return "app.db";
 }
+
+/* dice.c */
+void dice(void);
+void tell_dice(void);
+enum todo choose(struct worker *w);
 
 /* worker.c */
 void worker_main(int index, int fd) __attribute__((noreturn));
