@@ -187,9 +187,10 @@ void r2_replica_commit_end(struct r2_commit *c, bool committed, bool synced)
                 "rolled back in %s: the next transaction starts from that version; look before you "
                 "repeat what must happen only once",
                 k->pending.v.version, k->url, r->path);
-        k->pending.kind = R2_PENDING_NONE;
+        /* SQLite may have failed after the commit was done (the sync of a journal that it had
+         * emptied): the intent stays as it was saved, and the next look settles what the file holds
+         */
         atomic_store(&r->behind, true);
-        (void)r2_op_save(op);
         r2_log_err(r, &why);
         finish(c);
         return;
