@@ -12,8 +12,11 @@
  */
 #include "shim.h"
 
+#include <limits.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "buf.h"
 
@@ -264,6 +267,17 @@ static int main_file_size(sqlite3_file *f, sqlite3_int64 *size)
     return real->pMethods->xFileSize(real, size);
 }
 
+/* To leave WAL mode SQLite deletes the log, lets others in, and only then writes the header from
+ * its cache. Whoever came in between found WAL mode, and may have left commits in a new log: SQLite
+ * does not look again, and would go on from the pages before them. */
+static bool log_came_back(const struct r2_file *p)
+{
+    char wal[PATH_MAX];
+    struct stat st;
+    int n = p->left_wal ? snprintf(wal, sizeof wal, "%s-wal", p->name) : -1;
+    return n > 0 && (size_t)n < sizeof wal && stat(wal, &st) == 0;
+}
+
 static int main_lock(sqlite3_file *f, int level)
 {
     struct r2_file *p = file_of(f);
@@ -276,6 +290,9 @@ static int main_lock(sqlite3_file *f, int level)
     int rc = p->real->pMethods->xLock(p->real, level);
     if (rc == SQLITE_OK && level > p->lock) p->lock = level;
     if (rc == SQLITE_OK && level == SQLITE_LOCK_RESERVED) p->reserved = true;
+    /* not plain BUSY: the pager would ask for the same lock again */
+    if (rc == SQLITE_OK && level == SQLITE_LOCK_EXCLUSIVE && log_came_back(p))
+        return SQLITE_BUSY_RECOVERY;
     return rc;
 }
 
@@ -287,6 +304,7 @@ static int main_unlock(sqlite3_file *f, int level)
     if (level > SQLITE_LOCK_SHARED) return rc;
     if (!p->has_shm && has_written(p)) end_of_write(p);
     p->reserved = p->kept = false;
+    if (level == SQLITE_LOCK_NONE) p->left_wal = false;
     return rc;
 }
 
@@ -417,6 +435,7 @@ static int main_shm_unmap(sqlite3_file *f, int delete)
     if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE && !r2_replica_foreign(p->replica) &&
         wal_stamp(p, &now))
         r2_replica_folded(p->replica, &now);
+    if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE) p->left_wal = true;
     p->has_shm = false;
     p->shm = NULL;
     return p->real->pMethods->xShmUnmap(p->real, delete);
