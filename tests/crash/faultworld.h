@@ -395,21 +395,25 @@ static bool w_one(const struct operation *o, enum fault_kind kind, long n, bool 
 
 static void w_all(const struct operation *o, enum fault_kind kind, bool onward)
 {
-    static const char *const modes[] = {"delete", "wal"}, *const layouts[] = {"object", "log"};
+    static const char *const modes[] = {"delete", "wal", "truncate"}, *const layouts[] = {"object",
+                                                                                          "log"};
     const char *points = getenv("R2VFS_FAULT_POINTS"), *at = getenv("R2VFS_FAULT_AT");
     const char *only = getenv("R2VFS_FAULT_ONLY");
     long most = points ? strtol(points, NULL, 10) : FAULT_SANITIZED ? 2 : 6;
     char name[300];
-    for (int k = 0; k < 4; k++) {
-        world.mode = modes[k % 2], world.layout = layouts[k / 2];
+    for (int k = 0; k < 6; k++) {
+        world.mode = modes[k % 3], world.layout = layouts[k / 3];
         now = o, fault.kind = kind, fault.onward = onward;
         w_name(name, sizeof name);
-        if ((o->what & IS_IN_LOG && k < 2) || (only && !strstr(name, only))) continue;
+        if ((o->what & IS_IN_LOG && k < 3) || (only && !strstr(name, only))) continue;
+        /* the commit is done when the journal is empty, and may fail all the same after that */
+        if (k % 3 == 2 && o->what != (IS_COMMIT | IS_PUSH)) continue;
         w_one(o, kind, LONG_MAX, onward);
         long calls = fault.seen;
+        bool every = !most || (k % 3 == 2 && kind == BROKEN && !onward && !FAULT_SANITIZED);
         if (at) {
             w_one(o, kind, strtol(at, NULL, 10), onward);
-        } else if (most && calls > most) {
+        } else if (!every && calls > most) {
             for (long i = 0; i < most; i++)
                 w_one(o, kind, 1 + i * calls / most + random() % (calls / most), onward);
         } else {

@@ -126,6 +126,7 @@ static void opened_commit(struct world *w)
 {
     w_born(w);
     w_must_open(w, &w->db, w->a, "&sync=commit");
+    w_must(w_exec(w, w->db, "PRAGMA journal_mode=%s", w->mode)); /* only WAL is the file's */
 }
 
 static void dirty(struct world *w)
