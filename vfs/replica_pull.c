@@ -310,6 +310,8 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
         if (!rc) rc = link_into_place(op, image, &done);
         if (dirty.map) r2_state_dirty_done(r->state, &dirty, done);
         if (!rc && done) rc = r2_identity_of(r->path, &in.identity, op->call.err);
+        /* it is there all the same: the next look at the file settles it */
+        if (rc && done) rc = op->call.err->code = R2_UNKNOWN;
     }
     if (!rc && !done) rc = into_file(op, remote, image, expect, busy_ms, &in);
     if (rc) {
