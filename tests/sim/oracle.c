@@ -245,15 +245,13 @@ static void segment(const struct event *e, const char *lineage, uint64_t number)
 /* ---- what happened ---- */
 
 /* A conflict with oneself: everything in the fork is in the remote's newest version as well. Pages
- * may differ all the same when they were written without a transaction of ours, and after a write
- * that failed in the middle the file may hold what nothing knows any more. A power loss is no such
- * excuse: what was relied on was synced, and the rest was never pushed. */
+ * may differ all the same when they were written without a transaction of ours. A power loss and a
+ * write that failed are no excuse: what was relied on was synced, and the rest was never pushed. */
 static void needless(const struct event *e, const struct idset *ids)
 {
     const struct version *v = newest();
     struct idset none = {{0}};
     if (idset_lacks(&none, ids) < 0) return; /* two births of nothing */
-    if (sim->p.io) return;
     if (v && !e->asked && !sim->stock && !know.vacuumed && idset_lacks(&v->ids, ids) < 0)
         wrong("the fork %s was made although the remote has all of it", e->object.key);
 }
