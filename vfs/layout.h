@@ -81,19 +81,23 @@ const char *r2_layout_name(enum r2_layout_kind kind);
 
 /* ---- the log layout ---- */
 
-enum { R2_AHEAD = 64 };
+enum {
+    R2_AHEAD = 64,    /* segments under way at once; */
+    R2_AHEAD_FEW = 8, /* so many at most before it is certain that the log is long */
+};
 #define R2_FRESH_MS ((int64_t)30 * 60 * 1000) /* DESIGN section 3, "Fresh" */
 #define R2_LATE_MS  ((int64_t)10 * 60 * 1000) /* an answer after this acknowledges nothing yet */
 
 /* Segments that were fetched and not used yet: first, first+1 ... as unnamed files. */
+struct r2_segment {
+    int fd;
+    uint64_t size;
+    int64_t modified_ms, signed_ms; /* Last-Modified; when it was asked for */
+};
 struct r2_ahead {
     uint64_t first;
     uint32_t count;
-    struct {
-        int fd;
-        uint64_t size;
-        int64_t modified_ms;
-    } at[R2_AHEAD];
+    struct r2_segment at[R2_AHEAD];
 };
 void r2_ahead_free(struct r2_ahead *a); /* closes; usable again */
 
@@ -110,6 +114,10 @@ struct r2_log {
     uint64_t bytes;     /* out: of the segments that r2_log_follow took, */
     bool from_snapshot; /* which were all since the snapshot */
     bool ended;         /* out: r2_log_follow came to the end of the lineage */
+    uint64_t sure;      /* in: the log is known to go on to this version at least; 0: not known */
+    struct r2_remote
+        *shortcut; /* in: may r2_log_follow be told to begin at the snapshot instead? */
+    bool shorter;  /* out: it should, and *shortcut is what stands at KEY */
     /* called with each version that r2_log_follow comes by (header filled); may be NULL */
     void (*on_version)(void *ctx, const struct r2_version *v);
     void *ctx;
@@ -126,8 +134,9 @@ void r2_log_key(const char *key, const uint8_t lineage[16], uint64_t version, co
 enum r2_code r2_log_probe(struct r2_log *l, const struct r2_version *base, struct r2_remote *out);
 
 /* The pages by which the newest version (or `upto`, if not 0) differs from `base`, checked link by
- * link. *head: that version. R2_PRECONDITION: segments were collected meanwhile, or the lineage
- * ended: start from the snapshot. */
+ * link. *head: that version. R2_PRECONDITION: segments were collected meanwhile, the lineage
+ * ended, or the snapshot is so much newer that it is less than the segments up to it
+ * (l->shorter): start from the snapshot. */
 enum r2_code r2_log_follow(struct r2_log *l, const struct r2_version *base, uint64_t upto,
                            struct r2_patch *patch, struct r2_version *head);
 

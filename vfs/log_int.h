@@ -4,6 +4,24 @@
 
 #include "layout.h"
 
+/* One segment was not there. */
+struct r2_gap {
+    bool found;
+    int64_t asked_ms; /* signing time of that question */
+};
+
+/* log_ahead.c. The next `wanted` (at most R2_AHEAD_FEW) segments into l->ahead, as far as there are
+ * any. `hint`: and what stands at KEY into *l->shortcut (exists false: nothing useful). */
+enum r2_code r2_ahead_fetch(struct r2_log *l, const uint8_t lineage[16], uint64_t first,
+                            uint32_t wanted, bool hint, struct r2_gap *gap);
+/* The segments from `first` on, at most `count`: `take` is called for each in its order, one call
+ * at a time though in several threads, with that segment in l->ahead, until one is not there, one
+ * fails, or l->ended. `sure`: the log goes on to this version at least. */
+typedef enum r2_code (*r2_take_fn)(void *ctx);
+enum r2_code r2_ahead_stream(struct r2_log *l, const uint8_t lineage[16], uint64_t first,
+                             uint64_t count, uint64_t sure, r2_take_fn take, void *ctx,
+                             struct r2_gap *gap);
+
 /* Verified less than 30 minutes before, by signing times? */
 bool r2_log_is_fresh(int64_t verified_ms, int64_t signed_ms);
 /* The header of the k-th segment that was fetched. */

@@ -1,12 +1,9 @@
 /* log_read.c - reading the log: segments after a base, or after the snapshot. See layout.h.
  *
- * Keys are predictable, so segments are fetched ahead, several at once: one, two, four ... The
- * first one that is not there ends the log, if this replica is fresh; else the snapshot is looked
- * at after it: one that is past the gap means that the segments there were collected. */
-#include <errno.h>
-#include <fcntl.h>
+ * The first segment that is not there ends the log, if this replica is fresh; else the snapshot is
+ * looked at after it: one that is past the gap means that the segments there were collected. Who is
+ * far behind looks at the snapshot on the way, too: it may be less than the segments up to it. */
 #include <inttypes.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,112 +13,17 @@
 #include "log_int.h"
 #include "os.h"
 
+enum {
+    REQUEST_BYTES = 64 << 10, /* what a request, of many side by side, takes as long as */
+    LISTED = 1000             /* one page of a listing */
+};
+
 void r2_log_key(const char *key, const uint8_t lineage[16], uint64_t version, const char *suffix,
                 char out[R2_LOG_KEY])
 {
     char text[33];
     r2_lineage_text(lineage, text);
     snprintf(out, R2_LOG_KEY, "%s-log/%.8s/%016" PRIx64 "%s", key, text, version, suffix);
-}
-
-void r2_ahead_free(struct r2_ahead *a)
-{
-    for (uint32_t k = 0; k < a->count; k++)
-        r2_os.close(a->at[k].fd);
-    a->count = 0;
-}
-
-/* ---- fetching ---- */
-
-static enum r2_code unnamed_file(const char *db_path, int *fd, struct r2_err *e)
-{
-    char path[PATH_MAX];
-    int n = snprintf(path, sizeof path, "%s-r2-segment-%016" PRIx64, db_path, r2_random64());
-    if (n < 0 || (size_t)n >= sizeof path)
-        return r2_fail(e, R2_IO, "the path is too long: %s", db_path);
-    *fd = r2_os.open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
-    if (*fd < 0) return r2_fail_errno(e, errno, "create %s", path);
-    r2_os.unlink(path);
-    return R2_OK;
-}
-
-struct fetched {
-    enum r2_code code; /* R2_MISSING: it is not there */
-    int fd;
-    uint64_t size;
-    int64_t modified_ms, signed_ms;
-};
-
-static enum r2_code fetch_segment(const struct r2_log *l, struct r2_call *call,
-                                  const uint8_t lineage[16], uint64_t version, struct fetched *out)
-{
-    char key[R2_LOG_KEY];
-    struct r2_object *o = malloc(sizeof *o);
-    memset(out, 0, sizeof *out);
-    out->fd = -1;
-    if (!o) return r2_fail(call->err, R2_NOMEM, "out of memory");
-    r2_log_key(l->key, lineage, version, ".ltx", key);
-    enum r2_code rc = unnamed_file(l->db_path, &out->fd, call->err);
-    struct r2_sink sink = {.fd = out->fd};
-    if (!rc) rc = l->store->ops->get(l->store, call, key, NULL, UINT64_MAX, &sink, o);
-    out->code = rc;
-    out->size = o->size;
-    out->modified_ms = o->modified_ms;
-    out->signed_ms = call->signed_ms;
-    free(o);
-    if (rc && out->fd >= 0) {
-        r2_os.close(out->fd);
-        out->fd = -1;
-    }
-    if (rc != R2_MISSING) return rc;
-    r2_err_clear(call->err);
-    return R2_OK;
-}
-
-struct batch {
-    const struct r2_log *l;
-    const uint8_t *lineage;
-    uint64_t first;
-    struct fetched at[R2_AHEAD];
-};
-
-static enum r2_code fetch_one(void *ctx, struct r2_call *call, uint64_t index)
-{
-    struct batch *b = ctx;
-    return fetch_segment(b->l, call, b->lineage, b->first + index, &b->at[index]);
-}
-
-/* The next `wanted` segments into the (empty) ahead, as far as there are any. *gap: there was one
- * that is not there; *asked_ms: when that was asked. */
-static enum r2_code fetch_ahead(struct r2_log *l, const uint8_t lineage[16], uint64_t first,
-                                uint32_t wanted, bool *gap, int64_t *asked_ms)
-{
-    struct r2_ahead *a = l->ahead;
-    struct batch *b = calloc(1, sizeof *b);
-    if (!b) return r2_fail(l->call->err, R2_NOMEM, "out of memory");
-    b->l = l, b->lineage = lineage, b->first = first;
-    for (uint32_t k = 0; k < wanted; k++)
-        b->at[k].fd = -1;
-    enum r2_code rc = wanted == 1
-                          ? fetch_one(b, l->call, 0)
-                          : r2_store_parallel(l->call, wanted, wanted, fetch_one, b, l->call->err);
-    r2_ahead_free(a);
-    a->first = first;
-    *gap = false;
-    for (uint32_t k = 0; k < wanted; k++) {
-        if (rc || *gap) { /* what lies behind a gap is of no use */
-            if (b->at[k].fd >= 0) r2_os.close(b->at[k].fd);
-        } else if (b->at[k].code == R2_MISSING) {
-            *gap = true;
-            *asked_ms = b->at[k].signed_ms;
-        } else {
-            a->at[a->count].fd = b->at[k].fd;
-            a->at[a->count].size = b->at[k].size;
-            a->at[a->count++].modified_ms = b->at[k].modified_ms;
-        }
-    }
-    free(b);
-    return rc;
 }
 
 /* ---- looking ---- */
@@ -219,12 +121,12 @@ static enum r2_code probe_end(struct r2_log *l, const struct r2_version *base, u
 enum r2_code r2_log_probe(struct r2_log *l, const struct r2_version *base, struct r2_remote *out)
 {
     struct r2_ltx_header h;
-    int64_t asked_ms = 0;
-    bool gap, newest;
-    enum r2_code rc = fetch_ahead(l, base->lineage, base->version + 1, 1, &gap, &asked_ms);
+    struct r2_gap gap;
+    bool newest;
+    enum r2_code rc = r2_ahead_fetch(l, base->lineage, base->version + 1, 1, false, &gap);
     if (rc) return rc;
-    if (gap) {
-        rc = r2_log_gap(l, base->lineage, base->version, asked_ms, out, &newest);
+    if (gap.found) {
+        rc = r2_log_gap(l, base->lineage, base->version, gap.asked_ms, out, &newest);
         if (rc || !newest) return rc;
     } else {
         rc = r2_log_peek(l, base->lineage, 0, &h);
@@ -233,7 +135,7 @@ enum r2_code r2_log_probe(struct r2_log *l, const struct r2_version *base, struc
         if (h.salt1 == R2_LOG_END) return probe_end(l, base, h.node_id, out);
     }
     is_base(base, out);
-    if (gap) return R2_OK;
+    if (gap.found) return R2_OK;
     out->by_segments = true;
     out->v.version = base->version + 1;
     out->v.etag[0] = 0;
@@ -329,6 +231,65 @@ static enum r2_code take_links(struct r2_log *l, struct r2_patch *patch, struct 
     return rc;
 }
 
+struct walk {
+    struct r2_log *l;
+    struct r2_patch *patch;
+    struct r2_version *head;
+};
+
+static enum r2_code take_next(void *ctx)
+{
+    struct walk *w = ctx;
+    return take_links(w->l, w->patch, w->head);
+}
+
+/* Is what stands at KEY less than the segments up to it? A request counts as the bytes that come in
+ * the meantime; the snapshot is some questions more, one after the other. */
+static bool is_shorter(const struct r2_log *l, const struct r2_version *base,
+                       const struct r2_version *head)
+{
+    const struct r2_remote *s = l->shortcut;
+    if (!r2_log_same_lineage(s, base->lineage) || s->v.version < l->snapshot ||
+        s->v.version <= head->version)
+        return false;
+    uint64_t skipped = s->v.version - head->version, so_far = head->version - base->version;
+    if (skipped > UINT32_MAX) skipped = UINT32_MAX;
+    uint64_t each = REQUEST_BYTES + (so_far ? l->bytes / so_far : 0);
+    return skipped > R2_AHEAD && (skipped - R2_AHEAD) * each > s->size;
+}
+
+/* Fetch and take over what follows *head. The first is there already if a probe found it; then two
+ * and some more, for who is not far behind; then as many as can be had. */
+static enum r2_code walk(struct r2_log *l, const struct r2_version *base, uint64_t upto,
+                         struct r2_patch *patch, struct r2_version *head, struct r2_gap *gap)
+{
+    struct walk w = {l, patch, head};
+    uint64_t sure = l->sure > upto ? l->sure : upto;
+    bool hint = l->shortcut && !upto && !l->on_version;
+    enum r2_code rc = R2_OK;
+    for (uint32_t want = 1; !rc && !gap->found && !l->ended && (!upto || head->version < upto);) {
+        uint64_t known = sure > head->version ? sure - head->version : 0;
+        uint64_t left = upto ? upto - head->version : UINT64_MAX / 2, n = known + 1;
+        if (n < want) n = want;
+        if (n > left) n = left;
+        if (!l->ahead->count && n > R2_AHEAD_FEW) {
+            l->shorter = hint && want > R2_AHEAD_FEW && is_shorter(l, base, head);
+            if (l->shorter) return r2_fail(l->call->err, R2_PRECONDITION, "the snapshot is nearer");
+            if (hint && want > R2_AHEAD_FEW && r2_log_same_lineage(l->shortcut, base->lineage))
+                sure = l->shortcut->v.version;
+            return r2_ahead_stream(l, base->lineage, head->version + 1, left, sure, take_next, &w,
+                                   gap);
+        }
+        if (!l->ahead->count)
+            rc = r2_ahead_fetch(l, base->lineage, head->version + 1, (uint32_t)n,
+                                hint && want == R2_AHEAD_FEW, gap);
+        if (!rc) rc = take_next(&w);
+        r2_ahead_free(l->ahead);
+        want = want == 1 ? 2 : want == 2 ? R2_AHEAD_FEW : R2_AHEAD;
+    }
+    return rc;
+}
+
 /* The lineage ended after `version`. Has another one begun? If not, that is the newest version. */
 static enum r2_code look_beyond_end(struct r2_log *l, const struct r2_version *head,
                                     struct r2_remote *seen, bool *newest)
@@ -343,28 +304,20 @@ static enum r2_code follow(struct r2_log *l, const struct r2_version *base, uint
 {
     struct r2_remote *seen = malloc(sizeof *seen);
     enum r2_code rc = seen ? R2_OK : r2_fail(l->call->err, R2_NOMEM, "out of memory");
-    bool gap = false, newest = true;
-    int64_t asked_ms = 0;
+    struct r2_gap gap = {.found = false};
+    bool newest = true;
     *head = *base;
     r2_patch_shape(patch, base->page_size, base->pages);
     if (l->ahead->first != base->version + 1) r2_ahead_free(l->ahead);
-    l->ended = false;
-    for (uint32_t wanted = 1; !rc && !gap && !l->ended && (!upto || head->version < upto);) {
-        uint64_t left = upto ? upto - head->version : R2_AHEAD;
-        if (left < wanted) wanted = (uint32_t)left;
-        if (!l->ahead->count)
-            rc = fetch_ahead(l, base->lineage, head->version + 1, wanted, &gap, &asked_ms);
-        if (!rc) rc = take_links(l, patch, head);
-        r2_ahead_free(l->ahead);
-        if (wanted < R2_AHEAD) wanted *= 2;
-    }
+    l->ended = l->shorter = false;
+    if (!rc) rc = walk(l, base, upto, patch, head, &gap);
     if (!rc && l->ended && !upto)
         rc = look_beyond_end(l, head, seen, &newest);
-    else if (!rc && (gap || l->ended) && upto)
+    else if (!rc && (gap.found || l->ended) && upto)
         rc = r2_fail(l->call->err, R2_MISSING, "the segment of version %" PRIu64 " is not there",
                      head->version + 1);
-    else if (!rc && gap)
-        rc = r2_log_gap(l, base->lineage, head->version, asked_ms, seen, &newest);
+    else if (!rc && gap.found)
+        rc = r2_log_gap(l, base->lineage, head->version, gap.asked_ms, seen, &newest);
     if (!rc && !newest)
         rc = r2_fail(l->call->err, R2_PRECONDITION, "the log moved on while it was being read");
     if (!rc && head->version > base->version) rc = take_header(patch, head, l->call->err);
@@ -388,49 +341,84 @@ enum r2_code r2_log_follow(struct r2_log *l, const struct r2_version *base, uint
 
 /* ---- from the snapshot ---- */
 
-struct beyond {
-    uint64_t version; /* of the first segment beyond the end; 0: none */
+/* The segments after a version, as a listing has them. */
+struct listed {
     size_t prefix;
+    uint64_t from, last; /* they follow each other up to `last` */
+    uint64_t beyond;     /* the first one that does not; 0: none */
 };
 
 static bool on_key(void *ctx, const char *key, uint64_t size, int64_t modified_ms)
 {
-    struct beyond *b = ctx;
+    struct listed *b = ctx;
     const char *name = strlen(key) > b->prefix ? key + b->prefix : "";
     char digits[17];
+    uint64_t version;
     (void)size, (void)modified_ms;
     if (strlen(name) != 20 || strcmp(name + 16, ".ltx") != 0) return true;
     memcpy(digits, name, 16);
     digits[16] = 0;
-    return !r2_parse_hex64(digits, 16, &b->version);
+    if (!r2_parse_hex64(digits, 16, &version)) return true;
+    if (version == b->last + 1)
+        b->last = version;
+    else
+        b->beyond = version;
+    return !b->beyond && b->last - b->from < LISTED;
+}
+
+static enum r2_code list_after(struct r2_log *l, struct r2_call *call, const uint8_t lineage[16],
+                               uint64_t version, struct listed *out)
+{
+    char folder[R2_LOG_KEY], after[R2_LOG_KEY];
+    r2_log_key(l->key, lineage, version, ".ltx", after);
+    (void)r2_strcpy(folder, sizeof folder, after);
+    strrchr(folder, '/')[1] = 0;
+    *out = (struct listed){.prefix = strlen(folder), .from = version, .last = version};
+    return l->store->ops->list(l->store, call, folder, after, on_key, out);
+}
+
+/* The snapshot, and beside it the names of what follows it. */
+struct start {
+    struct r2_log *l;
+    struct r2_remote *remote;
+    struct r2_image *image;
+    struct listed *listed;
+};
+
+static enum r2_code begin(void *ctx, struct r2_call *call, uint64_t index)
+{
+    struct start *s = ctx;
+    struct r2_log *l = s->l;
+    if (index == 0) return r2_layout_object.fetch(l->store, call, l->key, s->remote, s->image);
+    return list_after(l, call, s->remote->v.lineage, s->remote->v.version, s->listed);
 }
 
 /* A log that goes on after its end has lost a segment. */
 static enum r2_code look_for_holes(struct r2_log *l, const struct r2_version *head)
 {
-    char folder[R2_LOG_KEY], after[R2_LOG_KEY];
-    r2_log_key(l->key, head->lineage, head->version, ".ltx", after);
-    (void)r2_strcpy(folder, sizeof folder, after);
-    char *end = strrchr(folder, '/');
-    end[1] = 0;
-    struct beyond b = {.prefix = strlen(folder)};
-    enum r2_code rc = l->store->ops->list(l->store, l->call, folder, after, on_key, &b);
-    if (rc || b.version <= head->version + 1) return rc; /* the next one came just now */
+    struct listed now;
+    char key[R2_LOG_KEY];
+    enum r2_code rc = list_after(l, l->call, head->lineage, head->version, &now);
+    if (rc || !now.beyond || now.last > head->version) return rc; /* the next one came just now */
+    r2_log_key(l->key, head->lineage, head->version, "", key);
+    strrchr(key, '/')[1] = 0;
     return r2_fail(l->call->err, R2_CORRUPT,
                    "the log %s has version %" PRIu64 " but not version %" PRIu64
                    ": a segment is lost; a replica that is past it repairs this with SELECT "
                    "r2_checkpoint(), or r2_resolve('local') goes on from this one",
-                   folder, b.version, head->version + 1);
+                   key, now.beyond, head->version + 1);
 }
 
 enum r2_code r2_log_fetch(struct r2_log *l, struct r2_remote *remote, uint64_t upto,
                           struct r2_image *image)
 {
     struct r2_patch patch;
+    struct listed listed = {.last = 0};
+    struct start start = {l, remote, image, &listed};
     struct r2_version *base = malloc(sizeof *base), *head = malloc(sizeof *head);
     r2_patch_init(&patch, l->db_path);
     enum r2_code rc = base && head
-                          ? r2_layout_object.fetch(l->store, l->call, l->key, remote, image)
+                          ? r2_store_parallel(l->call, 2, upto ? 1 : 2, begin, &start, l->call->err)
                           : r2_fail(l->call->err, R2_NOMEM, "out of memory");
     if (!rc) {
         *base = remote->v;
@@ -438,14 +426,16 @@ enum r2_code r2_log_fetch(struct r2_log *l, struct r2_remote *remote, uint64_t u
         if (l->on_version) l->on_version(l->ctx, base);
         l->bytes = 0;
         l->from_snapshot = true;
+        l->sure = listed.last;
         rc = r2_log_follow(l, base, upto, &patch, head);
+        l->sure = 0;
     }
     if (!rc && head->version > base->version) rc = r2_image_patch(image, &patch, l->call->err);
     if (!rc && r2_image_checksum(image) != head->checksum)
         rc = r2_fail(l->call->err, R2_CORRUPT,
                      "version %" PRIu64 " of %s does not have the checksum of its segment",
                      head->version, l->key);
-    if (!rc && !upto) rc = look_for_holes(l, head);
+    if (!rc && (listed.beyond || listed.last > head->version)) rc = look_for_holes(l, head);
     if (!rc) {
         remote->v = *head;
         remote->v.etag[0] = 0;

@@ -177,8 +177,11 @@ enum r2_code r2_push_changes(struct r2_op *op, struct r2_staged *s, uint64_t *ve
 enum r2_code r2_send_changes(struct r2_op *op, struct r2_staged *s, bool exact,
                              struct r2_remote *seen, enum r2_maker *maker);
 void r2_level_areas(struct r2_op *op, const struct r2_patch *p);
-/* Bring the file up to the log's head from its base. R2_PRECONDITION: only from the snapshot. */
-enum r2_code r2_pull_segments(struct r2_op *op, int64_t busy_ms);
+/* Bring the file up to the log's head from its base. R2_PRECONDITION: only from the snapshot.
+ * `shortcut` (may be NULL): then also when that is far less; *shorter, and *shortcut is what stands
+ * at KEY. */
+enum r2_code r2_pull_segments(struct r2_op *op, int64_t busy_ms, struct r2_remote *shortcut,
+                              bool *shorter);
 
 /* replica_push.c: what the two kinds of push share */
 /* The pending push for v, which has all but its nonce, lineage and recent: another content than the

@@ -409,21 +409,26 @@ static enum r2_code check_sum(struct r2_op *op, const struct r2_patch *p,
                    head->version, k->url);
 }
 
-enum r2_code r2_pull_segments(struct r2_op *op, int64_t busy_ms)
+enum r2_code r2_pull_segments(struct r2_op *op, int64_t busy_ms, struct r2_remote *shortcut,
+                              bool *shorter)
 {
     struct r2_replica *r = op->r;
     struct r2_patch patch;
     struct r2_log l;
     struct r2_version *head = malloc(sizeof *head);
+    *shorter = false;
     if (!head) return r2_fail(op->call.err, R2_NOMEM, "out of memory");
     r2_patch_init(&patch, r->path);
     r2_op_time(op);
     r2_log_of(op, &l);
+    /* in doubt each segment counts: one of them may be ours */
+    if (r->record.pending.kind != R2_PENDING_PUSH) l.shortcut = shortcut;
     int64_t verified_ms = r->record.verified_ms; /* the base's: its next key may be gone by now */
     enum r2_code rc = r2_log_follow(&l, &r->record.base, 0, &patch, head);
     r2_log_done(op, &l);
     r->record.verified_ms = verified_ms;
     op->ended = l.ended;
+    *shorter = l.shorter;
     bool reshaped = head->page_size != r->record.base.page_size || !head->pages;
     if (!rc && reshaped) rc = r2_fail(op->call.err, R2_PRECONDITION, "the page size changed");
     if (!rc && head->version > r->record.base.version) {

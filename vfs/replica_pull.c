@@ -342,15 +342,65 @@ enum r2_code r2_install(struct r2_op *op, struct r2_remote *remote, struct r2_im
     return r2_op_save(op);
 }
 
-enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
-                            const struct r2_expect *expect, int64_t busy_ms)
+/* From the snapshot, or what else stands at KEY; after it must be in the relation to the base that
+ * was decided on. `shortcut`: only one try at what was seen there; *fetched: what fails after that
+ * is no fault of the download. */
+static enum r2_code pull_whole(struct r2_op *op, struct r2_remote *remote,
+                               const struct r2_expect *expect, enum r2_relation decided,
+                               int64_t busy_ms, bool shortcut, bool *fetched)
 {
     struct r2_image image;
     static const struct r2_expect base_content;
-    enum r2_code rc;
+    r2_image_init(&image);
+    *fetched = false;
+    enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
+    if (!rc && shortcut && r2_plan_relation(&op->r->record, remote) != decided)
+        rc = r2_fail(op->call.err, R2_PRECONDITION, "the snapshot is older than what was seen");
+    else if (!rc && shortcut)
+        rc = fetch_version(op, remote, 0, &image);
+    else if (!rc)
+        rc = r2_fetch(op, remote, false, &image);
+    *fetched = !rc;
+    if (op->ended) remote->successor = true;
+    if (!rc && r2_plan_relation(&op->r->record, remote) != decided)
+        rc =
+            r2_fail(op->call.err, R2_UNREACHABLE,
+                    "%s was replaced while it was being fetched; call it again", op->r->config.url);
+    if (!rc) rc = r2_install(op, remote, &image, expect ? expect : &base_content, busy_ms);
+    r2_image_free(&image);
+    return rc;
+}
+
+/* By segments; or by a snapshot that is less than those up to it. The segments are there all the
+ * same, should it be replaced or turn out to be damaged. */
+static enum r2_code pull_log(struct r2_op *op, struct r2_remote *seen, int64_t busy_ms)
+{
+    enum { SHORTCUTS = 2 };
+    for (int turn = 0;; turn++) {
+        bool shorter, fetched;
+        enum r2_code rc = r2_pull_segments(op, busy_ms, turn < SHORTCUTS ? seen : NULL, &shorter);
+        if (!shorter) return rc;
+        r2_err_clear(op->call.err);
+        r2_op_time(op);
+        rc = pull_whole(op, seen, NULL, R2_REL_NEWER, busy_ms, true, &fetched);
+        if (fetched || rc == R2_UNREACHABLE || rc == R2_DENIED) return rc;
+        if (rc != R2_PRECONDITION) { /* replaced meanwhile: then by another one */
+            r2_log_err(op->r, op->call.err);
+            turn = SHORTCUTS;
+        }
+        r2_err_clear(op->call.err);
+        op->r->record.verified_ms = 0; /* whoever replaced it may have collected, too */
+    }
+}
+
+enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
+                            const struct r2_expect *expect, int64_t busy_ms)
+{
+    bool fetched;
+    enum r2_relation decided = r2_plan_relation(&op->r->record, remote);
     if (remote->by_segments && !(expect && expect->image) && !r2_local_absent(op)) {
         struct r2_log l;
-        rc = r2_pull_segments(op, busy_ms);
+        enum r2_code rc = pull_log(op, remote, busy_ms);
         r2_log_of(op, &l);
         bool beyond = rc == R2_CORRUPT && r2_log_beyond_damage(&l, &op->r->record.base, remote);
         if (rc != R2_PRECONDITION && !beyond) return rc;
@@ -358,20 +408,10 @@ enum r2_code r2_pull_remote(struct r2_op *op, struct r2_remote *remote,
         op->r->record.verified_ms = 0;
         rc = beyond ? R2_OK : r2_probe(op, remote);
         if (rc) return rc;
+        enum r2_relation now = r2_plan_relation(&op->r->record, remote);
+        if (now != decided && now != R2_REL_SAME && !beyond) return r2_conflict(op, now, remote);
     }
-    r2_image_init(&image);
-    enum r2_relation relation = r2_plan_relation(&op->r->record, remote);
-    rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
-    if (!rc) rc = r2_fetch(op, remote, false, &image);
-    if (op->ended) remote->successor = true;
-    /* what came in between must still be what was decided on */
-    if (!rc && r2_plan_relation(&op->r->record, remote) != relation)
-        rc =
-            r2_fail(op->call.err, R2_UNREACHABLE,
-                    "%s was replaced while it was being fetched; call it again", op->r->config.url);
-    if (!rc) rc = r2_install(op, remote, &image, expect ? expect : &base_content, busy_ms);
-    r2_image_free(&image);
-    return rc;
+    return pull_whole(op, remote, expect, decided, busy_ms, false, &fetched);
 }
 
 /* Is there nothing local that a pull would hide? Reads the file if somebody wrote. */

@@ -142,31 +142,37 @@ class Bench(support.Case):
         a.close()
         b.close()
 
-    def behind(self, versions, rows):
-        self.reset(f"behind{rows}.db")
-        a = self.connect(f"behind{rows}/a.db", layout="log", sync="manual")
+    def behind(self, versions, rows, total):
+        """`rows` rows of `total`, of 1 KiB each, are changed by each version."""
+        place = f"behind{rows}-{total}"
+        self.reset(place + ".db")
+        a = self.connect(place + "/a.db", layout="log", sync="manual")
         a.execute("CREATE TABLE t(x INTEGER PRIMARY KEY, y)")
-        a.execute("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<40000) "
-                  "INSERT INTO t SELECT i, randomblob(1000) FROM c")
+        a.execute("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<?) "
+                  "INSERT INTO t SELECT i, randomblob(1000) FROM c", (total,))
         one(a, "SELECT sync()")
-        b = self.open(f"behind{rows}/b.db")
+        b = self.open(place + "/b.db")
         one(b, "SELECT count(*) FROM t")
         for n in range(versions):
             a.execute("UPDATE t SET y=randomblob(1000) WHERE x BETWEEN ? AND ?",
-                      (n * rows % 39000 + 1, n * rows % 39000 + rows))
+                      (n * rows % (total - rows) + 1, n * rows % (total - rows) + rows))
             one(a, "SELECT sync()")
-        size = sum(len(self.bucket.get(k).body) for k in self.segments())
-        path = self.path("one")
-        with open(path, "wb") as file:
-            file.write(os.urandom(size))
-        self.bucket.put(f"{self.prefix}/one{rows}", open(path, "rb").read())
+        log = sum(len(self.bucket.get(k).body) for k in self.segments())
         before = len(self.through.requests)
         ours, version = timed(one, b, "SELECT r2_pull()")
-        count = len(self.through.requests) - before
-        bare = median([self.curl(self.url(f"{self.prefix}/one{rows}")) for _ in range(3)])
-        print(f"follower {versions} versions behind ({size / 1048576:.1f} MiB): {ours:.0f} ms, "
-              f"{count} requests, now at {version}; the same bytes in one object {bare:.0f} ms: "
-              f"{ours / bare:.1f}")
+        self.through.settle()
+        asked = self.through.requests[before:]
+        down = sum(request.response_bytes for request in asked)
+        bare = []
+        for size in (log, down):
+            key = f"{self.prefix}/{place}{size}"
+            self.bucket.put(key, os.urandom(size))
+            bare.append(median([self.curl(self.url(key)) for _ in range(3)]))
+        print(f"follower of {self.bucket.head(self.key).size / 1048576:.0f} MiB, {versions} versions "
+              f"behind: {ours:.0f} ms, {len(asked)} requests, now at {version}; its segments' "
+              f"{log / 1048576:.1f} MiB in one object {bare[0]:.0f} ms: {ours / bare[0]:.1f}; the "
+              f"{down / 1048576:.1f} MiB that it fetched in one object {bare[1]:.0f} ms: "
+              f"{ours / bare[1]:.1f}")
         a.close()
         b.close()
 
@@ -198,8 +204,8 @@ def main():
             bench.commits(mode)
         bench.group()
         bench.probe()
-        for rows in (1, 100):
-            bench.behind(1000, rows)
+        for rows, total in ((1, 2000), (1, 40000), (100, 40000), (1, 80000)):
+            bench.behind(1000, rows, total)
         for mode in ("delete", "wal"):
             small, large = bench.large(1, mode), bench.large(mib, mode)
             print(f"one changed row, {mode}: push 1 MiB {small[0]:.1f} ms, {mib} MiB {large[0]:.1f} ms: "
