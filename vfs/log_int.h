@@ -27,6 +27,8 @@ bool r2_log_is_fresh(int64_t verified_ms, int64_t signed_ms);
 /* The header of the k-th segment that was fetched. */
 enum r2_code r2_log_peek(struct r2_log *l, const uint8_t lineage[16], uint32_t k,
                          struct r2_ltx_header *h);
+/* Do its bytes have their checksum? R2_CORRUPT if not. */
+enum r2_code r2_log_check(struct r2_log *l, uint32_t k);
 /* A segment after the base is damaged (the sentence is in l->call->err): is the snapshot past the
  * base? Then it is *out, and the sentence is cleared. */
 bool r2_log_beyond_damage(struct r2_log *l, const struct r2_version *base, struct r2_remote *out);
@@ -34,9 +36,14 @@ bool r2_log_beyond_damage(struct r2_log *l, const struct r2_version *base, struc
 enum r2_code r2_log_look(struct r2_log *l, struct r2_remote *out);
 /* Is that the snapshot of this log? */
 bool r2_log_same_lineage(const struct r2_remote *seen, const uint8_t lineage[16]);
-/* The segment after `version` was not there when asked at asked_ms. Is that conclusive? If this
- * replica is not fresh, *seen is what stands at KEY. */
+/* The segment after `version` (whose checksum that is; 0: not known) was not there when asked at
+ * asked_ms. Is that conclusive? If this replica is not fresh, *seen is what stands at KEY. */
 enum r2_code r2_log_gap(struct r2_log *l, const uint8_t lineage[16], uint64_t version,
-                        int64_t asked_ms, struct r2_remote *seen, bool *newest);
+                        uint64_t checksum, int64_t asked_ms, struct r2_remote *seen, bool *newest);
+/* layout_log.c. Who made the segment of pending->v, by what a probe saw? Looks further where that
+ * proves nothing, and *seen is what stands at KEY then. `doubt`: it may be ours. *which: the try's
+ * index. */
+enum r2_code r2_log_maker(struct r2_log *l, const struct r2_pending *pending, bool doubt,
+                          struct r2_remote *seen, enum r2_maker *maker, uint32_t *which);
 
 #endif

@@ -49,7 +49,7 @@ bool r2_log_same_lineage(const struct r2_remote *seen, const uint8_t lineage[16]
 
 /* The segment after `version` is not there, asked at `asked_ms`. Is `version` the newest one? */
 enum r2_code r2_log_gap(struct r2_log *l, const uint8_t lineage[16], uint64_t version,
-                        int64_t asked_ms, struct r2_remote *seen, bool *newest)
+                        uint64_t checksum, int64_t asked_ms, struct r2_remote *seen, bool *newest)
 {
     memset(seen, 0, sizeof *seen);
     *newest = r2_log_is_fresh(l->verified_ms, asked_ms);
@@ -61,6 +61,8 @@ enum r2_code r2_log_gap(struct r2_log *l, const uint8_t lineage[16], uint64_t ve
     if (rc) return rc;
     *newest = r2_log_same_lineage(seen, lineage) && seen->v.version <= version &&
               seen->v.version >= l->snapshot;
+    /* that very version, and it is another: a segment that was collected was created anew */
+    if (checksum && seen->v.version == version && seen->v.checksum != checksum) *newest = false;
     if (!*newest) return R2_OK;
     l->snapshot = seen->v.version;
     l->verified_ms = asked_ms;
@@ -126,7 +128,7 @@ enum r2_code r2_log_probe(struct r2_log *l, const struct r2_version *base, struc
     enum r2_code rc = r2_ahead_fetch(l, base->lineage, base->version + 1, 1, false, &gap);
     if (rc) return rc;
     if (gap.found) {
-        rc = r2_log_gap(l, base->lineage, base->version, gap.asked_ms, out, &newest);
+        rc = r2_log_gap(l, base->lineage, base->version, 0, gap.asked_ms, out, &newest);
         if (rc || !newest) return rc;
     } else {
         rc = r2_log_peek(l, base->lineage, 0, &h);
@@ -148,6 +150,19 @@ enum r2_code r2_log_probe(struct r2_log *l, const struct r2_version *base, struc
 static enum r2_code read_file(void *ctx, uint64_t off, void *to, size_t n, struct r2_err *e)
 {
     return r2_read_at(*(const int *)ctx, to, n, off, e);
+}
+
+enum r2_code r2_log_check(struct r2_log *l, uint32_t k)
+{
+    struct r2_patch scratch;
+    struct r2_ltx_header h;
+    struct r2_segment *s = &l->ahead->at[k];
+    uint64_t post;
+    r2_patch_init(&scratch, l->db_path);
+    enum r2_code rc =
+        r2_patch_decode(&scratch, read_file, &s->fd, s->size, &h, &post, l->call->err);
+    r2_patch_free(&scratch);
+    return rc;
 }
 
 static enum r2_code take_header(struct r2_patch *patch, struct r2_version *head, struct r2_err *e)
@@ -173,6 +188,17 @@ static bool has_new_pages(const struct r2_patch *p, const struct r2_version *bef
     while (pgno <= p->pages && (pgno == lock_page || r2_patch_find(p, pgno) >= 0))
         pgno++;
     return pgno > p->pages;
+}
+
+/* A segment says what was so when it was created. Whoever was not fresh then may have met one that
+ * was collected and created anew: for him it says nothing, and he asks for the snapshot at the end.
+ */
+static void verify_by(struct r2_log *l, const struct r2_segment *s)
+{
+    if (!r2_log_is_fresh(l->verified_ms, s->signed_ms))
+        l->verified_ms = 0;
+    else if (s->modified_ms > l->verified_ms)
+        l->verified_ms = s->modified_ms;
 }
 
 /* Take one segment over: the next link of the chain. */
@@ -211,7 +237,7 @@ static enum r2_code take_link(struct r2_log *l, uint32_t k, struct r2_patch *pat
     head->pages = h.commit;
     head->etag[0] = 0;
     l->bytes += l->ahead->at[k].size;
-    if (l->ahead->at[k].modified_ms > l->verified_ms) l->verified_ms = l->ahead->at[k].modified_ms;
+    verify_by(l, &l->ahead->at[k]);
     if (!l->on_version) return R2_OK;
     rc = take_header(patch, head, e);
     if (!rc) l->on_version(l->ctx, head);
@@ -317,7 +343,8 @@ static enum r2_code follow(struct r2_log *l, const struct r2_version *base, uint
         rc = r2_fail(l->call->err, R2_MISSING, "the segment of version %" PRIu64 " is not there",
                      head->version + 1);
     else if (!rc && gap.found)
-        rc = r2_log_gap(l, base->lineage, head->version, gap.asked_ms, seen, &newest);
+        rc = r2_log_gap(l, base->lineage, head->version, head->checksum, gap.asked_ms, seen,
+                        &newest);
     if (!rc && !newest)
         rc = r2_fail(l->call->err, R2_PRECONDITION, "the log moved on while it was being read");
     if (!rc && head->version > base->version) rc = take_header(patch, head, l->call->err);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "buf.h"
+#include "log_int.h"
 #include "ltx.h"
 #include "os.h"
 
@@ -172,6 +173,22 @@ static enum r2_code judge(struct r2_op *op)
     return r2_op_save(op);
 }
 
+/* Who made the pending version, by what a probe saw? */
+static enum r2_code find_maker(struct r2_op *op, struct r2_remote *seen, enum r2_maker *maker,
+                               uint32_t *which)
+{
+    const struct r2_pending *p = &op->r->record.pending;
+    struct r2_log l;
+    *maker = r2_layout_maker(seen, p, which);
+    if (p->layout != R2_LAYOUT_LOG || p->v.version == 1 || p->over_etag[0]) return R2_OK;
+    bool segment = seen->by_segments;
+    r2_log_of(op, &l);
+    enum r2_code rc = r2_log_maker(&l, p, true, seen, maker, which);
+    r2_log_done(op, &l);
+    if (segment && !seen->by_segments) op->r->record.verified_ms = 0; /* it had been collected */
+    return rc ? r2_wrap(op->call.err, "look what became of version %" PRIu64, p->v.version) : R2_OK;
+}
+
 enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved)
 {
     struct r2_record *k = &op->r->record;
@@ -181,8 +198,9 @@ enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved)
     *moved = false;
     if (k->pending.kind != R2_PENDING_PUSH) return R2_OK;
     rc = judge(op);
+    enum r2_maker maker;
+    if (!rc) rc = find_maker(op, seen, &maker, &which);
     if (rc) return rc;
-    enum r2_maker maker = r2_layout_maker(seen, &k->pending, &which);
     bool ours = maker == R2_MAKER_LATEST || maker == R2_MAKER_EARLIER;
     if (ours && k->pending.try[which].gone) maker = R2_MAKER_OTHER; /* nothing here holds it */
     switch (maker) {

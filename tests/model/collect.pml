@@ -179,7 +179,10 @@ inline settle_by_recent()
 #ifdef NO_hidden /* it does not say: then it was another's */
     :: pend && s - base > RECENT -> deny()
 #else
-    :: pend && s - base > RECENT -> drop_pending() /* a fork, and nobody is told anything */
+    :: pend && s - base > RECENT && mine && seg[base + 1] == REAL && seg[base + 2] != NOTHING ->
+        acknowledge(); moved = true /* ours, and the next one continues it and is not older */
+    :: pend && s - base > RECENT && !(mine && seg[base + 1] == REAL && seg[base + 2] != NOTHING) ->
+        drop_pending() /* a fork, and nobody is told anything */
 #endif
     :: else
     fi

@@ -28,11 +28,14 @@ enum how {
 };
 
 static struct {
-    enum how put;  /* what happens to the next puts of KEY; LOST and LANDED once */
-    enum how fork; /* and to those of forks and bases */
-    bool offline;  /* no call is answered */
-    bool blind;    /* the next HEAD is not answered */
-    void (*_Atomic before_get)(void);           /* once */
+    enum how put;      /* what happens to the next puts of KEY; LOST and LANDED once */
+    enum how fork;     /* and to those of forks and bases */
+    bool offline;      /* no call is answered */
+    bool blind;        /* the next HEAD is not answered */
+    _Atomic int flips; /* so many GETs have one byte wrong, at: */
+    off_t flip_at;
+    void (*_Atomic before_get)(void); /* once */
+    void (*_Atomic before_head)(void);
     _Atomic unsigned puts, heads, gets, others; /* segments are fetched side by side */
     /* the put that was lost */
     struct {
@@ -64,6 +67,8 @@ static enum r2_code b_head(struct r2_store *s, struct r2_call *call, const char 
                            struct r2_object *out)
 {
     script.heads++;
+    void (*before)(void) = atomic_exchange(&script.before_head, NULL);
+    if (before) before();
     bool blind = script.blind;
     script.blind = false;
     if (script.offline || blind) return no_answer(call);
@@ -78,7 +83,14 @@ static enum r2_code b_get(struct r2_store *s, struct r2_call *call, const char *
     void (*before)(void) = atomic_exchange(&script.before_get, NULL);
     if (before) before();
     if (script.offline) return no_answer(call);
-    return inner_of(s)->ops->get(inner_of(s), call, key, if_match, size, sink, out);
+    enum r2_code rc = inner_of(s)->ops->get(inner_of(s), call, key, if_match, size, sink, out);
+    uint8_t byte;
+    if (!rc && script.flips > 0 && script.flips-- &&
+        pread(sink->fd, &byte, 1, script.flip_at) == 1) {
+        byte ^= 1;
+        if (pwrite(sink->fd, &byte, 1, script.flip_at) != 1) abort();
+    }
+    return rc;
 }
 
 static void keep_for_later(const struct r2_put *what)
@@ -87,10 +99,12 @@ static void keep_for_later(const struct r2_put *what)
     script.late.there = true;
     script.late.n = what->body.size;
     script.late.bytes = malloc(what->body.size + 1);
-    if (pread(what->body.fd, script.late.bytes, script.late.n, (off_t)what->body.off) !=
-        (ssize_t)script.late.n)
+    if (what->body.mem)
+        memcpy(script.late.bytes, what->body.mem, script.late.n);
+    else if (pread(what->body.fd, script.late.bytes, script.late.n, (off_t)what->body.off) !=
+             (ssize_t)script.late.n)
         abort();
-    script.late.meta = *what->meta;
+    if (what->meta) script.late.meta = *what->meta;
     script.late.when = what->when;
     snprintf(script.late.key, sizeof script.late.key, "%s", what->key);
     snprintf(script.late.etag, sizeof script.late.etag, "%s", what->etag ? what->etag : "");
