@@ -52,6 +52,7 @@ struct r2_push {
     const struct r2_image *image;     /* fd and size */
     enum r2_layout_kind layout;       /* as it will be told: births and adoptions */
     uint64_t size;
+    const struct r2_reuse *reuse; /* what it has in common with what it replaces; may be NULL */
 };
 
 struct r2_layout_ops {
@@ -116,8 +117,10 @@ struct r2_log {
     bool ended;         /* out: r2_log_follow came to the end of the lineage */
     uint64_t sure;      /* in: the log is known to go on to this version at least; 0: not known */
     struct r2_remote
-        *shortcut; /* in: may r2_log_follow be told to begin at the snapshot instead? */
-    bool shorter;  /* out: it should, and *shortcut is what stands at KEY */
+        *shortcut;     /* in: may r2_log_follow be told to begin at the snapshot instead? */
+    bool shorter;      /* out: it should, and *shortcut is what stands at KEY */
+    uint8_t **changed; /* out, if not NULL: what r2_log_fetch changed of the snapshot, as by
+                          r2_log_changed; malloc'ed, NULL: not known */
     /* called with each version that r2_log_follow comes by (header filled); may be NULL */
     void (*on_version)(void *ctx, const struct r2_version *v);
     void *ctx;
@@ -144,6 +147,16 @@ enum r2_code r2_log_follow(struct r2_log *l, const struct r2_version *base, uint
  * image; remote->v becomes that version. R2_CORRUPT: a hole in the log. */
 enum r2_code r2_log_fetch(struct r2_log *l, struct r2_remote *remote, uint64_t upto,
                           struct r2_image *image);
+
+/* The pages of version `to` that a snapshot of it need not have in common with an earlier one,
+ * which stands at KEY: bit (pgno-1), malloc'ed. NULL: that cannot be told, or not for less than it
+ * is worth; the sentence why is not kept. timeout_ms: of each transfer. log_changed.c. */
+uint8_t *r2_log_changed(struct r2_log *l, const struct r2_remote *snapshot,
+                        const struct r2_version *to, int64_t timeout_ms);
+/* An empty map, but for the page that no checksum covers; NULL: out of memory. */
+uint8_t *r2_changed_new(uint32_t page_size, uint32_t pages);
+/* Mark a patch's pages up to `pages`. */
+void r2_patch_mark(const struct r2_patch *p, uint32_t pages, uint8_t *map);
 
 /* Create the segment of pending->v, whose encoded bytes are `body`. Results as for
  * r2_layout_ops.push, and R2_STALE: not verified for 30 minutes, nothing was sent. */

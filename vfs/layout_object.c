@@ -177,6 +177,7 @@ static enum r2_code push(struct r2_store *store, struct r2_call *call, const cha
                          .when = n->over_etag[0] ? R2_PUT_IF_MATCH : R2_PUT_IF_ABSENT,
                          .etag = n->over_etag,
                          .meta = &meta,
+                         .reuse = n->over_etag[0] ? p->reuse : NULL,
                          .content_type = "application/vnd.sqlite3"};
     bool lost_answer = n->doubt;
     int64_t until = call->deadline_ms, budget = until - r2_boot_ms();

@@ -457,6 +457,10 @@ enum r2_code r2_log_fetch(struct r2_log *l, struct r2_remote *remote, uint64_t u
         rc = r2_log_follow(l, base, upto, &patch, head);
         l->sure = 0;
     }
+    if (!rc && l->changed && base->page_size == head->page_size) {
+        *l->changed = r2_changed_new(head->page_size, head->pages);
+        if (*l->changed) r2_patch_mark(&patch, head->pages, *l->changed);
+    }
     if (!rc && head->version > base->version) rc = r2_image_patch(image, &patch, l->call->err);
     if (!rc && r2_image_checksum(image) != head->checksum)
         rc = r2_fail(l->call->err, R2_CORRUPT,

@@ -24,7 +24,8 @@ enum {
     COLLECT_EVERY_MS = 3600000, /* per replica */
     REST_MS = 60000,            /* after a failure */
     CLOSE_WAIT_MS = 1000,
-    BUSY_MS = 50, /* a COMMIT may wait for the operation, with the file locked */
+    BUSY_MS = 50,  /* a COMMIT may wait for the operation, with the file locked */
+    LOG_WORTH = 2, /* a log is read for what need not be sent if it is not more than a half of it */
     TURNS = 3
 };
 
@@ -72,6 +73,7 @@ struct job {
     bool needless;    /* the snapshot is as new, or it cannot be done now */
     bool from_remote; /* the log's head is wanted; the image is for want of that */
     struct r2_ahead ahead;
+    uint8_t *changed; /* pages that differ from what it is to replace; NULL: not known */
 };
 
 static void job_log(struct job *j, struct r2_log *l)
@@ -154,6 +156,12 @@ static enum r2_code stage(struct r2_op *op, struct job *j, bool newer, bool aske
     return rc;
 }
 
+static void forget_changed(struct job *j)
+{
+    free(j->changed);
+    j->changed = NULL;
+}
+
 /* The log's head, from the remote; without the operation. */
 static enum r2_code fetch_head(struct job *j, struct r2_image *image, struct r2_remote *head)
 {
@@ -164,11 +172,13 @@ static enum r2_code fetch_head(struct job *j, struct r2_image *image, struct r2_
     for (int turn = 0; !rc; turn++) {
         *head = j->at_key;
         job_log(j, &l);
+        l.changed = &j->changed;
         rc = r2_image_create(image, j->r->path, suffix, false, j->call.err);
         if (!rc) rc = r2_log_fetch(&l, head, 0, image);
         r2_ahead_free(&j->ahead);
         if (rc != R2_PRECONDITION || turn == TURNS) break;
         r2_image_free(image); /* another checkpoint came in between */
+        forget_changed(j);
         r2_err_clear(j->call.err);
         rc = r2_log_look(&l, &j->at_key);
         if (!rc && !r2_log_same_lineage(&j->at_key, head->v.lineage))
@@ -192,6 +202,7 @@ static enum r2_code take_head(struct job *j)
         j->needless = j->at_key.v.version >= j->v.version;
     } else {
         r2_image_free(&image);
+        forget_changed(j);
         if (rc == R2_CORRUPT && j->image.pages) {
             r2_err_clear(j->call.err);
             rc = R2_OK;
@@ -201,6 +212,19 @@ static enum r2_code take_head(struct job *j)
     return rc;
 }
 
+/* What the image has in common with what stands at KEY. A loser of a race looks no more: what has
+ * not changed since the earlier snapshot has not changed since the later one, either. */
+static void find_changed(struct job *j)
+{
+    struct r2_log l;
+    uint64_t size = (uint64_t)j->image.pages * j->image.page_size;
+    if (j->changed || size <= R2_MULTIPART_BYTES || !j->r->store->ops->reuses ||
+        j->log_bytes > size / LOG_WORTH)
+        return;
+    job_log(j, &l);
+    j->changed = r2_log_changed(&l, &j->at_key, &j->v, atomic_load(&j->r->timeout_ms));
+}
+
 /* Replace KEY. What it holds afterwards is at_key. */
 static enum r2_code replace(struct job *j)
 {
@@ -208,10 +232,13 @@ static enum r2_code replace(struct job *j)
     struct r2_pending *p = calloc(1, sizeof *p);
     struct r2_remote *seen = malloc(sizeof *seen);
     enum r2_maker maker;
+    struct r2_reuse reuse = {
+        .changed = j->changed, .block = j->image.page_size, .size = j->at_key.size};
     struct r2_push push = {.pending = p,
                            .image = &j->image,
                            .layout = R2_LAYOUT_LOG,
-                           .size = (uint64_t)j->image.pages * j->image.page_size};
+                           .size = (uint64_t)j->image.pages * j->image.page_size,
+                           .reuse = j->changed ? &reuse : NULL};
     enum r2_code rc = p && seen ? R2_OK : r2_fail(j->call.err, R2_NOMEM, "out of memory");
     if (!rc) {
         /* a snapshot with this version's nonce in its db-recent is this one, or goes on from it */
@@ -254,6 +281,7 @@ static enum r2_code send(struct job *j)
         again = false;
         job_log(j, &l);
         rc = r2_log_keep_base(&l, &j->at_key, j->r->config.retention_s, &j->based_ms);
+        if (!rc) find_changed(j);
         job_log(j, &l);
         if (!rc) rc = replace(j);
         /* somebody replaced it first: that may be older than ours all the same */
@@ -329,6 +357,7 @@ static enum r2_code work(struct job *j, bool checkpoint, bool collecting, struct
     struct r2_err later;
     enum r2_code rc = checkpoint ? send(j) : R2_OK;
     r2_image_free(&j->image);
+    forget_changed(j);
     if (!rc && collecting && collect(j)) { /* the next one goes on */
         if (e->code != R2_STALE) r2_log_err(j->r, e);
         r2_err_clear(e);

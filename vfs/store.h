@@ -107,13 +107,22 @@ enum r2_put_if {
     R2_PUT_IF_MATCH   /* If-Match: etag */
 };
 
+/* What a put's body has in common with the object that it replaces: the same bytes at the same
+ * place. Only what is certain. A store may take them from there; one that cannot sends all. */
+struct r2_reuse {
+    const uint8_t *changed; /* bit k: block k of the body is new, or may be */
+    uint32_t block;         /* bytes of a block: 512 .. 65536, a power of two */
+    uint64_t size;          /* bytes of that object */
+};
+
 struct r2_put {
     const char *key;
     struct r2_body body;
     enum r2_put_if when;
-    const char *etag;           /* with R2_PUT_IF_MATCH */
-    const struct r2_meta *meta; /* may be NULL */
-    const char *content_type;   /* NULL: application/octet-stream */
+    const char *etag;             /* with R2_PUT_IF_MATCH */
+    const struct r2_meta *meta;   /* may be NULL */
+    const char *content_type;     /* NULL: application/octet-stream */
+    const struct r2_reuse *reuse; /* with R2_PUT_IF_MATCH; may be NULL */
 };
 
 /* Called for each object of a listing, in key order; false ends the listing (R2_OK). */
@@ -149,6 +158,7 @@ struct r2_store_ops {
     enum r2_code (*presign)(struct r2_store *, struct r2_call *, const char *key, int64_t seconds,
                             struct r2_buf *url);
     void (*close)(struct r2_store *);
+    bool reuses; /* put looks at what->reuse */
 };
 
 /* The store of config->scheme (table in store.c). The caller closes it with ops->close. */

@@ -259,10 +259,7 @@ static enum r2_code s3_copy(struct r2_store *store, struct r2_call *call, const 
     r2_buf_init(&verb, R2_S3_PATH_BYTES);
     r2_buf_init(&source, R2_S3_PATH_BYTES);
     r2_buf_printf(&verb, "copy " R2_S3_NAME " to", s->bucket, from);
-    /* without the endpoint's prefix, which only the way to the store needs */
-    bool ok = !verb.failed && r2_buf_str(&source, "/") &&
-              r2_sigv4_encode(&source, s->bucket, false) && r2_buf_str(&source, "/") &&
-              r2_sigv4_encode(&source, from, true);
+    bool ok = !verb.failed && r2_s3_copy_source(s, from, &source);
     struct r2_s3_req q = {.method = "PUT",
                           .label = "COPY",
                           .verb = verb.at,
@@ -344,6 +341,7 @@ static const struct r2_store_ops ops = {
     .del = s3_del,
     .presign = s3_presign,
     .close = s3_close,
+    .reuses = true,
 };
 
 /* "http[s]://host[:port][/prefix]": origin in lower case without a default port, and the prefix. */

@@ -3,11 +3,14 @@
  *   store_s3.c            the calls of store.h: head, put, list, copy, delete, presign
  *   store_s3_get.c        get: parallel ranges, resumed where they were cut
  *   store_s3_multipart.c  put of large bodies
+ *   store_s3_parts.c      their parts, and which of them the store has already
  *   store_s3_request.c    one logical request: sign, send, judge the answer, retry
  *   store_s3_verdict.c    what an answer means (pure)
  */
 #ifndef R2_STORE_S3_H
 #define R2_STORE_S3_H
+
+#include <openssl/evp.h>
 
 #include "http.h"
 #include "s3xml.h"
@@ -30,6 +33,7 @@ struct r2_s3 {
     char bucket[R2_TEXT_BYTES];
     char region[64];
     struct r2_credentials cred;
+    _Atomic bool no_copies; /* a part that it copied was not what it should be */
 };
 
 /* One logical request: what is sent, and how far it may be repeated. */
@@ -56,6 +60,7 @@ struct r2_s3_req {
     bool must_exist;      /* If-Match on a put: 404 is a lost condition */
     bool resumes;         /* a cut body is no loss: `before` goes on from there */
     bool promise;         /* a 200 only says that it was begun: its body says what became of it */
+    int tries;            /* not more attempts than this; 0: until the deadline */
     struct r2_meta *meta; /* where the answer's metadata go */
     struct r2_progress *progress;
 };
@@ -104,6 +109,9 @@ bool r2_s3_path(const struct r2_s3 *s, const char *key, struct r2_buf *out);
 
 /* SHA-256 of a body in hex. */
 enum r2_code r2_s3_hash(const struct r2_body *b, char out[R2_SHA256_HEX], struct r2_err *e);
+/* Its digest by one of OpenSSL's algorithms; NULL: one that this OpenSSL does not have. */
+enum r2_code r2_s3_digest(const struct r2_body *b, const EVP_MD *by, uint8_t *out,
+                          struct r2_err *e);
 
 enum r2_code r2_s3_head(struct r2_store *, struct r2_call *, const char *key,
                         struct r2_object *out);
@@ -115,5 +123,34 @@ enum r2_code r2_s3_put_headers(struct r2_s3_req *q, const struct r2_put *what, s
 void r2_s3_put_condition(struct r2_s3_req *q, const struct r2_put *what);
 enum r2_code r2_s3_put_parts(struct r2_s3 *s, struct r2_call *call, const struct r2_put *what,
                              struct r2_object *out);
+
+/* ---- parts: store_s3_parts.c ---- */
+
+enum { R2_MD5_BYTES = 16 };
+
+/* A body in parts, all equal but the last. */
+struct r2_s3_cut {
+    uint64_t part_size, parts;
+    uint64_t copies; /* of them the store has in the object that is replaced */
+    uint64_t sent;   /* bytes that are to be sent */
+};
+/* The cheapest cut, in requests and bytes; pure. `old` may be NULL. */
+struct r2_s3_cut r2_s3_cut(uint64_t size, const struct r2_reuse *old);
+/* Is the part one of `copies`? */
+bool r2_s3_part_is_there(const struct r2_s3_cut *cut, uint64_t size, const struct r2_reuse *old,
+                         uint64_t index);
+
+enum r2_code r2_s3_md5(const struct r2_body *b, uint8_t out[R2_MD5_BYTES], struct r2_err *e);
+/* Does the ETag of a part, of an object in parts, say that it has other bytes than those with these
+ * MD5s? An ETag that is of another kind says nothing: false. Pure. */
+bool r2_s3_part_differs(const char *etag, const uint8_t md5[R2_MD5_BYTES]);
+bool r2_s3_whole_differs(const char *etag, const uint8_t (*md5)[R2_MD5_BYTES], uint64_t parts);
+
+/* Part `number` of an upload from bytes from .. to-1 of what stands at the same key. */
+enum r2_code r2_s3_copy_part(struct r2_s3 *s, struct r2_call *call, const char *key,
+                             const char *upload, uint64_t number, uint64_t from, uint64_t to,
+                             char etag[R2_HTTP_ETAG]);
+/* What x-amz-copy-source says for a key. */
+bool r2_s3_copy_source(const struct r2_s3 *s, const char *key, struct r2_buf *out);
 
 #endif

@@ -1,11 +1,12 @@
 /* store_s3_multipart.c - put a large body: Create, parts, a look, Complete; see store_s3.h.
  *
- * Parts are all equal but the last (R2 insists), at most 10,000. Not every store honours a
- * condition at Complete: a HEAD just before it looks too, and Complete carries the condition as
- * well. A Complete is sent until it is answered once: no answer is R2_UNKNOWN, and then nothing is
- * aborted, since it may still be carried out. Every other failure aborts the upload, so that it is
- * not stored and paid for. A writer that is not fresh (call->fresh_until_ms) neither creates nor
- * completes; parts and the abort change no object, and always go. */
+ * Parts are all equal but the last (R2 insists), at most 10,000: see store_s3_parts.c, also for
+ * those that the store copies. One that it does not copy, for whatever reason, is sent. Not every
+ * store honours a condition at Complete: a HEAD just before it looks too, and Complete carries the
+ * condition as well. A Complete is sent until it is answered once: no answer is R2_UNKNOWN, and
+ * then nothing is aborted, since it may still be carried out. Every other failure aborts the
+ * upload, so that it is not stored and paid for. A writer that is not fresh (call->fresh_until_ms)
+ * neither creates nor completes; parts and the abort change no object, and always go. */
 #include "store_s3.h"
 #include "os.h"
 
@@ -14,19 +15,22 @@
 #include <string.h>
 
 enum {
-    PARTS_MAX = 10000,
     UPLOAD_ID_BYTES = 2048,
     PART_ETAG_BYTES = R2_HTTP_ETAG, /* some stores put more than a hash into it */
+    COPIES_FAIL = 3,                /* then all that is left is sent */
     ABORT_MS = 10000
 };
-#define PART_UNIT ((uint64_t)1 << 20)
 
 struct upload {
     struct r2_s3 *s;
     const struct r2_put *what;
-    uint64_t part_size, parts;
+    struct r2_s3_cut cut;
     int64_t budget_ms;
     char (*etags)[PART_ETAG_BYTES];
+    uint8_t (*md5)[R2_MD5_BYTES]; /* of each part as it should be; NULL: none is copied */
+    _Atomic unsigned failed;      /* copies */
+    _Atomic bool copied;          /* at least one part */
+    _Atomic bool wrong;           /* a copy is not what it should be, or cannot be used */
     struct r2_progress progress;
     char id[UPLOAD_ID_BYTES];
 };
@@ -69,26 +73,44 @@ static enum r2_code create(struct upload *u, struct r2_call *call)
     return code;
 }
 
-static enum r2_code send_part(void *ctx, struct r2_call *call, uint64_t index)
+/* *done: the store has copied it. What it cannot copy, or only says that it has, is sent. */
+static enum r2_code copy_part(struct upload *u, struct r2_call *call, uint64_t index,
+                              const struct r2_body *body, bool *done)
 {
-    struct upload *u = ctx;
-    struct r2_body body = u->what->body;
+    uint64_t from = body->off - u->what->body.off;
+    enum r2_code code = r2_s3_copy_part(u->s, call, u->what->key, u->id, index + 1, from,
+                                        from + body->size, u->etags[index]);
+    *done = !code;
+    if (code) {
+        atomic_fetch_add(&u->failed, 1);
+        if (call->err) r2_err_clear(call->err);
+        return R2_OK;
+    }
+    if (r2_s3_part_differs(u->etags[index], u->md5[index])) {
+        atomic_store(&u->wrong, true);
+        return r2_fail(call->err, R2_CORRUPT, "a part that was copied has other bytes");
+    }
+    atomic_store(&u->copied, true);
+    r2_progress_add(&u->progress, (int64_t)body->size);
+    return R2_OK;
+}
+
+static enum r2_code put_part(struct upload *u, struct r2_call *call, uint64_t index,
+                             const struct r2_body *body)
+{
     struct r2_s3_result res;
     char number[24], hash[R2_SHA256_HEX];
-    body.off += index * u->part_size;
-    body.size -= index * u->part_size;
-    if (body.size > u->part_size) body.size = u->part_size;
     struct r2_s3_req q = {.method = "PUT",
                           .verb = "write a part of",
                           .key = u->what->key,
-                          .body = &body,
+                          .body = body,
                           .sha256 = hash,
                           .changes = true,
                           .progress = &u->progress};
     snprintf(number, sizeof number, "%llu", (unsigned long long)index + 1);
     r2_s3_add_query(&q, "partNumber", number);
     r2_s3_add_query(&q, "uploadId", u->id);
-    enum r2_code code = r2_s3_hash(&body, hash, call->err);
+    enum r2_code code = r2_s3_hash(body, hash, call->err);
     if (code) return code;
     code = r2_s3_perform(u->s, call, &q, &res);
     if (code == R2_UNKNOWN) code = r2_s3_recode(call, R2_UNREACHABLE); /* a part is no object */
@@ -98,6 +120,22 @@ static enum r2_code send_part(void *ctx, struct r2_call *call, uint64_t index)
                        number, u->s->bucket, u->what->key);
     r2_answer_free(&res.a);
     return code;
+}
+
+static enum r2_code send_part(void *ctx, struct r2_call *call, uint64_t index)
+{
+    struct upload *u = ctx;
+    struct r2_body body = u->what->body;
+    uint64_t at = index * u->cut.part_size;
+    bool done = false;
+    body.off += at;
+    body.size -= at;
+    if (body.size > u->cut.part_size) body.size = u->cut.part_size;
+    enum r2_code code = u->md5 ? r2_s3_md5(&body, u->md5[index], call->err) : R2_OK;
+    if (!code && r2_s3_part_is_there(&u->cut, u->what->body.size, u->what->reuse, index) &&
+        atomic_load(&u->failed) < COPIES_FAIL)
+        code = copy_part(u, call, index, &body, &done);
+    return code || done ? code : put_part(u, call, index, &body);
 }
 
 /* Does the condition still hold, as far as a look can tell? */
@@ -126,7 +164,7 @@ static enum r2_code look(struct upload *u, struct r2_call *call)
 static bool complete_body(const struct upload *u, struct r2_buf *xml)
 {
     r2_buf_str(xml, "<CompleteMultipartUpload>");
-    for (uint64_t i = 0; i < u->parts; i++) {
+    for (uint64_t i = 0; i < u->cut.parts; i++) {
         r2_buf_printf(xml, "<Part><PartNumber>%llu</PartNumber><ETag>", (unsigned long long)i + 1);
         r2_s3_escape(xml, u->etags[i]);
         r2_buf_str(xml, "</ETag></Part>");
@@ -179,7 +217,7 @@ static enum r2_code complete(struct upload *u, struct r2_call *call, struct r2_o
                           .sha256 = hash,
                           .changes = true};
     memset(&res, 0, sizeof res);
-    r2_buf_init(&xml, PARTS_MAX * (PART_ETAG_BYTES + 100));
+    r2_buf_init(&xml, u->cut.parts * (PART_ETAG_BYTES + 100));
     r2_s3_add_query(&q, "uploadId", u->id);
     r2_s3_add_header(&q, "content-type", "application/xml");
     r2_s3_put_condition(&q, u->what);
@@ -218,33 +256,78 @@ static void give_back(struct upload *u, const struct r2_call *call)
     r2_answer_free(&res.a);
 }
 
-enum r2_code r2_s3_put_parts(struct r2_s3 *s, struct r2_call *call, const struct r2_put *what,
-                             struct r2_object *out)
+static enum r2_code run(struct upload *u, struct r2_call *call, struct r2_object *out)
 {
-    struct upload u = {.s = s, .what = what, .part_size = R2_PART_BYTES};
-    uint64_t least = (what->body.size + PARTS_MAX - 1) / PARTS_MAX;
-    if (u.part_size < least) u.part_size = (least + PART_UNIT - 1) / PART_UNIT * PART_UNIT;
-    u.parts = (what->body.size + u.part_size - 1) / u.part_size;
-    u.budget_ms = call->deadline_ms - r2_boot_ms();
-    u.etags = calloc(u.parts, sizeof *u.etags);
-    if (!u.etags) return r2_fail(call->err, R2_NOMEM, "out of memory");
-    r2_progress_begin(&u.progress, call->progress, "uploading", what->key, what->body.size);
-    enum r2_code code = create(&u, call);
-    bool begun = !code;
+    enum r2_code code = create(u, call);
+    if (code) return code;
+    struct r2_call parts = fresh_call(u, call);
+    parts.fresh_until_ms = 0;
+    code = r2_store_parallel(&parts, R2_S3_AT_ONCE, u->cut.parts, send_part, u, call->err);
     if (!code) {
-        struct r2_call parts = fresh_call(&u, call);
-        parts.fresh_until_ms = 0;
-        code = r2_store_parallel(&parts, R2_S3_AT_ONCE, u.parts, send_part, &u, call->err);
-    }
-    if (!code) {
-        struct r2_call last = fresh_call(&u, call);
-        code = look(&u, &last);
-        if (!code) code = complete(&u, &last, out);
+        struct r2_call last = fresh_call(u, call);
+        code = look(u, &last);
+        if (!code) code = complete(u, &last, out);
+        if (code == R2_REFUSED && atomic_load(&u->copied)) atomic_store(&u->wrong, true);
         call->signed_ms = last.signed_ms;
         call->took_ms = last.took_ms;
     }
+    if (code && code != R2_UNKNOWN) give_back(u, call);
+    return code;
+}
+
+/* *wrong: a copied part has other bytes, or is refused. R2_OK all the same: that was noticed after
+ * Complete, and the object that stands there now is `out`. */
+static enum r2_code put_parts(struct r2_s3 *s, struct r2_call *call, const struct r2_put *what,
+                              struct r2_object *out, bool *wrong)
+{
+    const struct r2_reuse *old = what->when == R2_PUT_IF_MATCH ? what->reuse : NULL;
+    struct upload u = {.s = s, .what = what, .cut = r2_s3_cut(what->body.size, old)};
+    u.budget_ms = call->deadline_ms - r2_boot_ms();
+    u.etags = calloc(u.cut.parts, sizeof *u.etags);
+    u.md5 = u.cut.copies ? calloc(u.cut.parts, sizeof *u.md5) : NULL;
+    enum r2_code code = R2_OK;
+    if (!u.etags || (u.cut.copies && !u.md5)) code = r2_fail(call->err, R2_NOMEM, "out of memory");
+    r2_progress_begin(&u.progress, call->progress, "uploading", what->key, what->body.size);
+    if (!code) code = run(&u, call, out);
     r2_progress_end(&u.progress);
-    if (begun && code && code != R2_UNKNOWN) give_back(&u, call);
+    *wrong = atomic_load(&u.wrong);
+    if (!code && atomic_load(&u.copied))
+        *wrong = r2_s3_whole_differs(out->etag, (const uint8_t(*)[R2_MD5_BYTES])u.md5, u.cut.parts);
+    free(u.md5);
     free(u.etags);
+    return code;
+}
+
+enum r2_code r2_s3_put_parts(struct r2_s3 *s, struct r2_call *call, const struct r2_put *what,
+                             struct r2_object *out)
+{
+    struct r2_put plain = *what;
+    struct r2_object *now = calloc(1, sizeof *now);
+    int64_t budget_ms = call->deadline_ms - r2_boot_ms();
+    bool wrong;
+    if (!now) return r2_fail(call->err, R2_NOMEM, "out of memory");
+    if (atomic_load(&s->no_copies)) plain.reuse = NULL;
+    enum r2_code code = put_parts(s, call, &plain, now, &wrong);
+    if (wrong) { /* all of it, in place of what was made or not made of it */
+        char made[R2_ETAG_BYTES];
+        bool stands = !code;
+        atomic_store(&s->no_copies, true);
+        plain.reuse = NULL;
+        memcpy(made, now->etag, sizeof made);
+        if (stands) plain.etag = made;
+        if (call->err) r2_err_clear(call->err);
+        call->deadline_ms = r2_boot_ms() + budget_ms;
+        code = put_parts(s, call, &plain, now, &wrong);
+        if (stands && code && code != R2_PRECONDITION) {
+            code = r2_s3_recode(call, R2_CORRUPT);
+            if (call->err)
+                r2_wrap(call->err,
+                        R2_S3_NAME " was put together of other bytes than it should have, and "
+                                   "could not be written again",
+                        s->bucket, what->key);
+        }
+    }
+    if (!code && out) *out = *now;
+    free(now);
     return code;
 }

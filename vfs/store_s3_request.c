@@ -58,17 +58,17 @@ void r2_s3_object_of(const struct r2_answer *a, struct r2_object *out)
     out->modified_ms = a->modified_ms;
 }
 
-enum r2_code r2_s3_hash(const struct r2_body *b, char out[R2_SHA256_HEX], struct r2_err *e)
+enum r2_code r2_s3_digest(const struct r2_body *b, const EVP_MD *by, uint8_t *out, struct r2_err *e)
 {
     enum { CHUNK = 64 * 1024 };
     if (b->mem) {
-        bool ok = r2_sha256_hex((const char *)b->mem + b->off, b->size, out);
+        bool ok = EVP_Digest((const char *)b->mem + b->off, b->size, out, NULL, by, NULL) == 1;
         return ok ? R2_OK : r2_fail(e, R2_NOMEM, "out of memory");
     }
-    uint8_t sum[EVP_MAX_MD_SIZE], *chunk = malloc(CHUNK);
+    uint8_t *chunk = malloc(CHUNK);
     EVP_MD_CTX *md = EVP_MD_CTX_new();
     enum r2_code code = R2_OK;
-    if (!chunk || !md || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1)
+    if (!chunk || !md || EVP_DigestInit_ex(md, by, NULL) != 1)
         code = r2_fail(e, R2_NOMEM, "out of memory");
     for (uint64_t at = 0; !code && at < b->size;) {
         size_t n = b->size - at < CHUNK ? (size_t)(b->size - at) : CHUNK;
@@ -77,11 +77,18 @@ enum r2_code r2_s3_hash(const struct r2_body *b, char out[R2_SHA256_HEX], struct
             code = r2_fail(e, R2_NOMEM, "out of memory");
         at += n;
     }
-    if (!code && EVP_DigestFinal_ex(md, sum, NULL) != 1)
+    if (!code && EVP_DigestFinal_ex(md, out, NULL) != 1)
         code = r2_fail(e, R2_NOMEM, "out of memory");
-    if (!code) r2_hex(sum, 32, out);
     EVP_MD_CTX_free(md);
     free(chunk);
+    return code;
+}
+
+enum r2_code r2_s3_hash(const struct r2_body *b, char out[R2_SHA256_HEX], struct r2_err *e)
+{
+    uint8_t sum[EVP_MAX_MD_SIZE];
+    enum r2_code code = r2_s3_digest(b, EVP_sha256(), sum, e);
+    if (!code) r2_hex(sum, 32, out);
     return code;
 }
 
@@ -210,6 +217,7 @@ static bool again(struct trial *t, const struct r2_s3_req *q, const struct r2_s3
     uint64_t moved = res->a.up + res->a.down;
     int64_t now = r2_boot_ms(), wait = v->wait_ms;
     if (!v->again || (v->doubt && q->once)) return false;
+    if (q->tries && res->attempts >= q->tries) return false;
     bool moves = q->resumes && moved >= MUCH_BYTES;
     t->shorts = v->short_body && !moves ? t->shorts + 1 : 0;
     if (t->shorts >= R2_S3_SHORT_TRIES) return false;

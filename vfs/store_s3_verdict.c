@@ -157,8 +157,10 @@ static int status_meant(const struct r2_answer *a, const struct r2_s3_error *s3)
     if (is(s3, "AccessDenied")) return 403;
     if (is(s3, "InternalError")) return 500;
     if (s3->code[0]) return 400;
-    return r2_s3_value(a->text.at, a->text.len, "CopyObjectResult", "ETag", etag, sizeof etag) ? 200
-                                                                                               : 0;
+    const char *xml = a->text.at;
+    bool done = r2_s3_value(xml, a->text.len, "CopyObjectResult", "ETag", etag, sizeof etag) ||
+                r2_s3_value(xml, a->text.len, "CopyPartResult", "ETag", etag, sizeof etag);
+    return done ? 200 : 0;
 }
 
 /* The request may be repeated: if the answer was cut, that is worth it. */
