@@ -196,6 +196,27 @@ class Bench(support.Case):
         return median(push), median(pull)
 
 
+    def snapshot(self, mib):
+        """A checkpoint after one changed row, beside an upload of all of it."""
+        self.reset(f"snapshot{mib}.db")
+        a = self.open(f"snapshot{mib}/a.db", sync="manual", timeout=600000)
+        a.execute("CREATE TABLE t(x INTEGER PRIMARY KEY, y)")
+        a.execute("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i<?) "
+                  "INSERT INTO t SELECT i, randomblob(4000) FROM c", (mib * 256,))
+        whole, _ = timed(one, a, "SELECT sync()")
+        times, up = [], []
+        for n in range(3):
+            a.execute("UPDATE t SET y=zeroblob(3999) WHERE x=?", (n * mib * 80 + 1,))
+            one(a, "SELECT sync()")
+            self.through.clear()
+            times.append(timed(one, a, "SELECT r2_checkpoint()")[0])
+            self.through.settle()
+            up.append(sum(request.request_bytes for request in self.through.requests))
+        a.close()
+        print(f"checkpoint after one changed row, {mib} MiB: {median(up) / 2**20:.1f} MiB sent, "
+              f"{median(times):.0f} ms; all of it: {mib} MiB, {whole:.0f} ms")
+
+
 def main():
     mib = int(sys.argv[1]) if len(sys.argv) > 1 else 1024
     bench = Bench().start()
@@ -204,6 +225,7 @@ def main():
             bench.commits(mode)
         bench.group()
         bench.probe()
+        bench.snapshot(min(mib, 256))
         for rows, total in ((1, 2000), (1, 40000), (100, 40000), (1, 80000)):
             bench.behind(1000, rows, total)
         for mode in ("delete", "wal"):

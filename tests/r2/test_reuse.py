@@ -210,6 +210,7 @@ class Reuse(support.Case):
         self.change(2)
         self.checkpoint(3, other)                   # behind: it takes the log's head from the remote
         self.assertEqual(len(self.sent()), 2)
+        self.assertEqual(self.through.count("GET", key=r"0002\.ltx$"), 1)   # not once more for this
         self.check(3)
 
     def test_a_segment_is_lost(self):
