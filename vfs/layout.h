@@ -116,9 +116,10 @@ struct r2_log {
     bool from_snapshot; /* which were all since the snapshot */
     bool ended;         /* out: r2_log_follow came to the end of the lineage */
     uint64_t sure;      /* in: the log is known to go on to this version at least; 0: not known */
-    struct r2_remote
-        *shortcut;     /* in: may r2_log_follow be told to begin at the snapshot instead? */
-    bool shorter;      /* out: it should, and *shortcut is what stands at KEY */
+    /* in, may be NULL: r2_log_follow may say that beginning at the snapshot is less (shorter);
+     * out: what stands at KEY then */
+    struct r2_remote *shortcut;
+    bool shorter;
     uint8_t **changed; /* out, if not NULL: what r2_log_fetch changed of the snapshot, as by
                           r2_log_changed; malloc'ed, NULL: not known */
     /* called with each version that r2_log_follow comes by (header filled); may be NULL */
