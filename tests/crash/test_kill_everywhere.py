@@ -240,7 +240,8 @@ class Everywhere(KillCase):
             db.close()
             self.assertEqual(after, before if before == new else self.head()[0])
             self.assertEqual(self.fresh()[0], after)
-            self.assertEqual(self.remote_image().version, 6 if after == old else 7)
+            # killed between the intent and the PUT, the old content may take the number in doubt
+            self.assertIn(self.remote_image().version, (6, 7) if after == old else (7,))
             self.assertEqual(self.forks(), {})
             past = support.connect(path, self.remote, version=6)    # what was replaced
             self.assertEqual(rows(past), old)
