@@ -137,31 +137,45 @@ static enum r2_code look_at_base(const struct r2_past_in *in, const struct r2_re
     return R2_OK;
 }
 
-/* Segments up to `version` over what image holds; remote->v follows. */
-static enum r2_code follow(const struct r2_past_in *in, uint64_t version, struct r2_image *image,
-                           struct r2_remote *remote)
+/* The next segments, at most `version`, over what image holds; remote->v follows. */
+static enum r2_code follow_slice(const struct r2_past_in *in, uint64_t version,
+                                 struct r2_image *image, struct r2_version *base,
+                                 struct r2_remote *remote)
 {
     struct r2_log *l = in->log;
     struct r2_patch patch;
-    enum r2_code rc = R2_OK;
-    struct r2_version *base = malloc(sizeof *base);
-    if (!base) return r2_fail(l->call->err, R2_NOMEM, "out of memory");
-    bool any = remote->v.version < version;
+    uint64_t left = version - remote->v.version;
+    *base = remote->v;
+    new_deadline(in);
     r2_patch_init(&patch, l->db_path);
-    while (!rc && remote->v.version < version) {
-        uint64_t left = version - remote->v.version;
-        *base = remote->v;
-        new_deadline(in);
-        rc = r2_log_follow(l, base, base->version + (left < SLICE ? left : SLICE), &patch,
-                           &remote->v);
-    }
-    if (!rc && any) rc = r2_image_patch(image, &patch, l->call->err);
+    enum r2_code rc =
+        r2_log_follow(l, base, base->version + (left < SLICE ? left : SLICE), &patch, &remote->v);
+    if (rc == R2_MISSING && l->ended)
+        rc = r2_fail(l->call->err, R2_REFUSED,
+                     "version %" PRIu64 " of %s only ends the log: its content is version %" PRIu64
+                     "'s",
+                     version, in->url, version - 1);
+    if (!rc) rc = r2_image_patch(image, &patch, l->call->err);
+    r2_patch_free(&patch);
+    return rc;
+}
+
+/* Segments up to `version`. */
+static enum r2_code follow(const struct r2_past_in *in, uint64_t version, struct r2_image *image,
+                           struct r2_remote *remote)
+{
+    struct r2_err *e = in->log->call->err;
+    enum r2_code rc = R2_OK;
+    bool any = remote->v.version < version;
+    struct r2_version *base = malloc(sizeof *base);
+    if (!base) return r2_fail(e, R2_NOMEM, "out of memory");
+    while (!rc && remote->v.version < version)
+        rc = follow_slice(in, version, image, base, remote);
     if (!rc && any && r2_image_checksum(image) != remote->v.checksum)
-        rc = r2_fail(l->call->err, R2_CORRUPT,
+        rc = r2_fail(e, R2_CORRUPT,
                      "version %" PRIu64 " of %s does not have the checksum of its segment", version,
                      in->url);
     if (any) remote->v.etag[0] = 0;
-    r2_patch_free(&patch);
     free(base);
     return rc;
 }

@@ -270,6 +270,31 @@ class Damage(Travel):
         self.bucket.put(key, good.body)
         self.assertEqual(self.x(self.past(5)), [1, 2, 3, 4])
 
+    def test_damaged_on_the_way_in_a_long_log(self):
+        """Asked for once more; what came before it is not lost over that."""
+        proxy = self.proxy()
+        db = self.connect("b/app.db", sync="manual", layout="log", endpoint=proxy.endpoint)
+        db.execute("CREATE TABLE t(x)")
+        self.assertEqual(one(db, "SELECT sync()"), 1)
+        proxy.status(403, method="PUT", key=r"app\.db$", count=None)     # no checkpoint
+        for n in range(1, 520):
+            db.execute(f"INSERT INTO t VALUES({n})")
+            one(db, "SELECT sync()")
+        flipped = proxy.flip(300, method="GET", key=f"{516:016x}\\.ltx$")
+        past = self.past(518, endpoint=proxy.endpoint)
+        self.assertEqual(self.x(past), list(range(1, 518)))
+        self.assertEqual(one(past, "PRAGMA integrity_check"), "ok")
+        self.assertEqual(flipped.hits, 1)
+
+    def test_the_end_of_a_log(self):
+        """A change of layout that was cut short: the log's last name has no content of its own."""
+        self.rows(3)
+        before = self.bucket.get(self.key, raw=True)
+        self.assertEqual(one(self.live, "SELECT r2_checkpoint('object')"), 5)
+        self.bucket.put(self.key, before.body, before.meta)
+        self.refused(["version 4", "only ends the log: its content is version 3's"], version=4)
+        self.assertEqual(self.x(self.past(3)), [1, 2])
+
     def test_a_base_is_not_what_it_says(self):
         self.rows(8)
         self.checkpoint(6)
