@@ -14,8 +14,15 @@
 
 enum { EXIT_WAIT_S = 60 };
 
+/* Not the wall clock, which may be set back by an hour while somebody waits. */
+#ifdef __APPLE__
+#define NEWS_CLOCK CLOCK_REALTIME /* there is no choice */
+#else
+#define NEWS_CLOCK CLOCK_MONOTONIC
+#endif
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t news = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t news; /* waited for by NEWS_CLOCK; r2_timer_want makes it */
 static pthread_cond_t gone = PTHREAD_COND_INITIALIZER;
 static bool running;      /* under lock, as all here */
 static unsigned its_fork; /* r2_fork_count() of the process that it runs in */
@@ -56,8 +63,11 @@ static void push_if_due(struct r2_replica *r, void *ctx)
 /* Sleep until something is due or somebody wants something new. */
 static void wait_until(int64_t next, unsigned seen)
 {
-    int64_t ms = next - r2_boot_ms(), at = r2_now_ms() + (ms < 1 ? 1 : ms);
-    struct timespec until = {.tv_sec = at / 1000, .tv_nsec = at % 1000 * 1000000};
+    struct timespec until;
+    clock_gettime(NEWS_CLOCK, &until);
+    int64_t ms = next - r2_boot_ms(), ns = until.tv_nsec + (ms < 1 ? 1 : ms) * 1000000;
+    until.tv_sec += (time_t)(ns / 1000000000);
+    until.tv_nsec = (long)(ns % 1000000000);
     pthread_mutex_lock(&lock);
     while (wants == seen && pthread_cond_timedwait(&news, &lock, &until) != ETIMEDOUT) {
     }
@@ -111,6 +121,18 @@ static void at_exit_please(void)
     atexit(at_exit);
 }
 
+/* Under lock. */
+static void make_news(void)
+{
+    pthread_condattr_t by;
+    pthread_condattr_init(&by);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&by, NEWS_CLOCK);
+#endif
+    pthread_cond_init(&news, &by);
+    pthread_condattr_destroy(&by);
+}
+
 void r2_timer_want(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -118,13 +140,14 @@ void r2_timer_want(void)
     pthread_t thread;
     pthread_once(&once, at_exit_please);
     pthread_mutex_lock(&lock);
-    if (its_fork != r2_fork_count()) { /* the conditions may hold waiters that stayed behind */
+    if (!wants++) {
+        make_news();
+    } else if (its_fork != r2_fork_count()) { /* they may hold waiters that stayed behind */
         static const pthread_cond_t fresh = PTHREAD_COND_INITIALIZER;
-        memcpy(&news, &fresh, sizeof fresh);
+        make_news();
         memcpy(&gone, &fresh, sizeof fresh);
         running = false;
     }
-    wants++;
     pthread_cond_signal(&news);
     if (!running && !ending) {
         its_fork = r2_fork_count();

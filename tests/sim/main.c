@@ -7,6 +7,7 @@
 #include "sim.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <sqlite3.h>
 #include <stdarg.h>
@@ -324,6 +325,8 @@ static void timer_pushes(int index)
     finish_all();
     uint32_t id = w->id;
     if (w->rc && !sim->wrong[0]) wrong("no COMMIT when all faults have ended: %s", w->text);
+    machine_of(index)->skew_ns = -600 * 1000 * MS; /* its clock is set back */
+    int64_t began = sim->now_ns;
     for (int turn = 0; turn < 3 && !sim->wrong[0]; turn++) {
         sim->now_ns += 3000 * MS;
         command(index, DO_TIMER);
@@ -331,6 +334,10 @@ static void timer_pushes(int index)
     }
     if (!sim->wrong[0] && !oracle_pushed(id))
         wrong("sync=2000: transaction %u was not pushed in the background", id);
+    if (!sim->wrong[0] && sim->now_ns - began > 60 * 1000 * MS)
+        wrong("sync=2000: transaction %u was pushed %" PRId64 " s later", id,
+              (sim->now_ns - began) / (1000 * MS));
+    machine_of(index)->skew_ns = 0;
 }
 
 /* Earlier versions, to somebody who has nothing. */

@@ -23,7 +23,8 @@ enum state { NONE, READY, ASLEEP, WAITING };
 static struct {
     enum state state;
     bool runs, news;
-    int64_t wake_ns; /* ASLEEP: by the world's clock, WAITING: by the machine's */
+    int64_t wake_ns; /* ASLEEP: by the world's clock, WAITING: by that of the condition */
+    clockid_t by;
     void *(*fn)(void *);
     void *stack;
     ucontext_t its, ours;
@@ -39,10 +40,17 @@ bool thread_runs(void)
     return thread.runs;
 }
 
+/* What the clock of the condition shows; only r2vfs' thread waits by one. */
+static int64_t shown_ns(void)
+{
+    const struct machine *m = machine_of(me);
+    return thread.by == CLOCK_REALTIME ? wall_ns(m) : sim->now_ns - m->booted_ns;
+}
+
 static int64_t until_due(void)
 {
     if (thread.state == READY || (thread.state == WAITING && thread.news)) return 0;
-    int64_t now = thread.state == WAITING ? wall_ns(machine_of(me)) : sim->now_ns;
+    int64_t now = thread.state == WAITING ? shown_ns() : sim->now_ns;
     return thread.wake_ns > now ? thread.wake_ns - now : 0;
 }
 
@@ -149,7 +157,15 @@ OVER int pthread_cond_timedwait(pthread_cond_t *restrict c, pthread_mutex_t *res
     pthread_mutex_unlock(m);
     give_back(WAITING, ns_of(until));
     pthread_mutex_lock(m);
-    return wall_ns(machine_of(me)) >= ns_of(until) ? ETIMEDOUT : 0;
+    return shown_ns() >= ns_of(until) ? ETIMEDOUT : 0;
+}
+
+OVER int pthread_condattr_setclock(pthread_condattr_t *a, clockid_t which)
+{
+    static int (*real)(pthread_condattr_t *, clockid_t);
+    if (!real) real = (__typeof__(real))dlsym(RTLD_NEXT, "pthread_condattr_setclock");
+    if (ours()) thread.by = which;
+    return real(a, which);
 }
 
 OVER int pthread_cond_signal(pthread_cond_t *c)
