@@ -6,6 +6,7 @@ content: never another one's, never a crash; and neither the bucket nor the loca
 R2VFS_SOAK=1: every bit of every byte, every length, instead of a sample of them."""
 
 # One layout: each test names its own.
+# Not under TSan: bytes are looked at by one thread.
 
 import contextlib
 import hashlib

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Pulls and pushes of another shape: schema, page size, vacuum, shrinking; and exclusive locking."""
+# Not under TSan: one connection after the other.
 
 import os
 import sys

@@ -2,6 +2,7 @@
 """Time travel: every version that is kept can be opened by its number and by its time, beside the
 live database and without touching it; r2_history lists them; r2_restore makes one the newest."""
 # One layout: its tests say theirs.
+# Not under TSan: its threads are those of other tests.
 
 import datetime
 import os
