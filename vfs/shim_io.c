@@ -383,6 +383,7 @@ static int main_shm_map(sqlite3_file *f, int region, int size, int extend, void 
 {
     struct r2_file *p = file_of(f);
     p->has_shm = true;
+    p->left_wal = false; /* what came back was seen */
     int rc = p->real->pMethods->xShmMap(p->real, region, size, extend, out);
     if (region == 0 && rc == SQLITE_OK) p->shm = *out;
     return rc;

@@ -1,9 +1,12 @@
-/* test_shim.c - what the shim tells SQLite's turns at one transaction from another transaction by.
+/* test_shim.c - what the shim tells SQLite's turns at one transaction from another transaction by;
+ * who comes in between while WAL mode is left.
  */
 #include "unit.h"
 
 #include <pthread.h>
 #include <sqlite3.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "../../vfs/r2vfs.h"
 
@@ -40,10 +43,47 @@ static sqlite3 *connect_to(const char *local, const char *key, const char *more)
     return db;
 }
 
+/* Below r2vfs: SQLite's own VFS, which tells when somebody is about to lock a main database. */
+static void (*on_lock)(int level);
+static sqlite3_vfs below;
+static sqlite3_io_methods watched;
+static int (*real_open)(sqlite3_vfs *, const char *, sqlite3_file *, int, int *);
+static int (*real_lock)(sqlite3_file *, int);
+
+static int watch_lock(sqlite3_file *f, int level)
+{
+    if (on_lock) on_lock(level);
+    return real_lock(f, level);
+}
+
+static int watch_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *f, int flags, int *out)
+{
+    int rc = real_open(vfs, name, f, flags, out);
+    if (rc != SQLITE_OK || !(flags & SQLITE_OPEN_MAIN_DB)) return rc;
+    if (!real_lock) {
+        watched = *f->pMethods;
+        real_lock = watched.xLock;
+        watched.xLock = watch_lock;
+    }
+    f->pMethods = &watched;
+    return rc;
+}
+
+static void watch(void)
+{
+    if (real_open) return;
+    below = *sqlite3_vfs_find(NULL);
+    real_open = below.xOpen;
+    below.xOpen = watch_open;
+    below.zName = "below";
+    if (sqlite3_vfs_register(&below, 1) != SQLITE_OK) abort();
+}
+
 static void begin(void)
 {
     const char *tmp = getenv("TMPDIR");
     char *message = NULL;
+    watch();
     snprintf(top, sizeof top, "%s/r2shimXXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(top) || sqlite3_r2vfs_init(NULL, &message, NULL) % 256 != SQLITE_OK) abort();
 }
@@ -102,4 +142,39 @@ static void naps(void)
     end();
 }
 
-UNIT_MAIN("shim", UNIT(naps))
+/* SQLite has deleted the log and not written the header yet: a neighbour finds WAL mode, and
+ * commits in a log that SQLite will not look at. */
+static void come_in_between(int level)
+{
+    char wal[300];
+    snprintf(wal, sizeof wal, "%s/a.db-wal", top);
+    if (level != SQLITE_LOCK_RESERVED || access(wal, F_OK) == 0) return;
+    on_lock = NULL;
+    sqlite3 *neighbour = connect_to("a.db", "app.db", "");
+    run(neighbour, "INSERT INTO t VALUES('between')");
+    sqlite3_close(neighbour);
+    CU_ASSERT_EQUAL(access(wal, F_OK), 0);
+}
+
+static void leaving_wal(void)
+{
+    begin();
+    sqlite3 *db = connect_to("a.db", "app.db", "");
+    sqlite3_extended_result_codes(db, 1);
+    run(db, "CREATE TABLE t(x)");
+    run(db, "INSERT INTO t VALUES('before')");
+    on_lock = come_in_between;
+    CU_ASSERT_EQUAL(sqlite3_exec(db, "PRAGMA journal_mode=DELETE", NULL, NULL, NULL),
+                    SQLITE_BUSY_RECOVERY);
+    CU_ASSERT_PTR_NULL(on_lock);
+    CU_ASSERT_EQUAL(number(db, "SELECT count(*) FROM t"), 2);
+    run(db, "INSERT INTO t VALUES('after')");
+    run(db, "PRAGMA journal_mode=DELETE"); /* nobody comes in between */
+    run(db, "INSERT INTO t VALUES('and on')");
+    CU_ASSERT_EQUAL(number(db, "SELECT count(*) FROM t"), 4);
+    CU_ASSERT_EQUAL(number(db, "SELECT sync()"), 1);
+    sqlite3_close(db);
+    end();
+}
+
+UNIT_MAIN("shim", UNIT(naps), UNIT(leaving_wal))
