@@ -48,6 +48,10 @@ FLAGS += $(CPPFLAGS) $(CFLAGS)
 
 SOURCES := $(wildcard vfs/*.c) $(filter-out ext/preload.c,$(wildcard ext/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
+# What is done once, or for one who waits anyway: small.
+SELDOM  := $(filter vfs/config% vfs/replica_travel% vfs/replica_resolve% vfs/replica_layout% vfs/log_past% \
+           vfs/log_list% vfs/log_collect% vfs/store_s3_verdict% vfs/s3xml% vfs/when% ext/%,$(SOURCES))
+SMALL   :=
 # A program that links r2vfs statically has SQLite at hand and no table of its functions:
 # SQLITE_CORE turns sqlite3ext.h's indirect calls into direct ones.
 STATICS := $(SOURCES:%.c=$(BUILD)/static/%.o)
@@ -89,12 +93,16 @@ $(BUILD)/r2vfs-preload.$(SUFFIX): ext/preload.c $(BUILD)/flags
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(CC) $@'
-	$(Q)$(CC) $(FLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(FLAGS) $(SMALL) -MMD -MP -c -o $@ $<
 
 $(BUILD)/static/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo '$(CC) $@'
-	$(Q)$(CC) $(FLAGS) -DSQLITE_CORE -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(FLAGS) $(SMALL) -DSQLITE_CORE -MMD -MP -c -o $@ $<
+
+ifeq ($(SANITIZE)$(OPT),-O2)
+$(SELDOM:%.c=$(BUILD)/obj/%.o) $(SELDOM:%.c=$(BUILD)/static/%.o): SMALL := -Os
+endif
 
 # Test programs; -rdynamic for the names in a backtrace.
 tests: $(TESTS) $(BUILD)/tests/sim/r2sim
