@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Who is far behind takes the snapshot where that is less than the segments up to it, and loses nothing
 by it: every request is counted at the proxy, and the bucket changes while it is under way."""
 # One layout: its tests say theirs.
