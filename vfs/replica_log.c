@@ -238,6 +238,7 @@ static enum r2_code still_base(struct r2_op *op, struct r2_local *l, struct r2_d
     if (rc) return rc;
     rc = r2_changes_find(&c, &from, &k->base, op->r->state, k->area, d, op->r->path, e);
     if (!rc) rc = r2_changes_only_loose(&c, &from, &loose, &equal, e);
+    if (!rc && !equal) k->clean_seq = UINT64_MAX; /* whatever was thought of it: look again */
     if (!rc && !equal)
         rc = r2_fail(e, R2_BUSY,
                      "%s was changed while a newer version was being fetched; it was left as it is",

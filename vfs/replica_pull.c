@@ -150,6 +150,7 @@ static enum r2_code still_expected(struct r2_op *op, struct r2_local *l, struct 
         r2_diff_free(&d);
     }
     if (rc || same) return rc;
+    if (!expect->image) k->clean_seq = UINT64_MAX; /* whatever was thought of it: look again */
     return r2_fail(op->call.err, R2_BUSY,
                    "%s was changed while a newer version was being fetched; it was left as it is",
                    op->r->path);

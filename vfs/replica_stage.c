@@ -193,24 +193,46 @@ static int64_t read_wal(void *ctx, void *to, uint64_t n, uint64_t at)
     return (int64_t)done;
 }
 
+static bool open_wal(struct r2_op *op, struct wal_file *w)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s-wal", op->r->path);
+    w->fd = n < 0 || (size_t)n >= sizeof path ? -1 : r2_os.open(path, O_RDONLY, 0);
+    return w->fd >= 0;
+}
+
 /* Does the -wal still hold the commit that our last mark named? To be asked before SQLite touches
  * the file: closing the recovering connection folds the log in. */
 static bool wal_continues(struct r2_op *op, const struct r2_mark *mark)
 {
-    char path[PATH_MAX];
+    struct wal_file w;
     struct r2_wal_end end = {.page_size = mark->wal_page,
                              .salt = {mark->wal_salt[0], mark->wal_salt[1]},
                              .frames = mark->wal_frames,
                              .cksum = {mark->wal_cksum[0], mark->wal_cksum[1]}};
     bool yes = false;
     struct r2_err e;
-    int n = snprintf(path, sizeof path, "%s-wal", op->r->path);
-    if (n < 0 || (size_t)n >= sizeof path) return false;
-    struct wal_file w = {.fd = r2_os.open(path, O_RDONLY, 0)};
-    if (w.fd < 0) return false;
+    if (!open_wal(op, &w)) return false;
     if (r2_wal_continues(read_wal, &w, &end, &yes, &e)) yes = false;
     r2_os.close(w.fd);
     return yes;
+}
+
+/* A commit may be in the -wal and not in its index: its writer was killed, or its last sync failed.
+ * While the index lives nobody sees it; whoever makes the index anew, does. Does the -wal end with
+ * the commit that the last look knew? */
+static bool wal_ends_as_known(struct r2_op *op)
+{
+    struct wal_file w;
+    struct r2_wal_end end;
+    struct r2_stamp then = r2_state_stamp(op->r->state);
+    struct r2_err e;
+    if (then.kind != 2 || !open_wal(op, &w)) return false;
+    bool read = r2_wal_scan(read_wal, &w, NULL, NULL, &end, &e) == R2_OK;
+    r2_os.close(w.fd);
+    return read && end.frames == then.frames && end.cksum[0] == then.cksum[0] &&
+           end.cksum[1] == then.cksum[1] && end.salt[0] == r2_get32((uint8_t *)&then.salt[0]) &&
+           end.salt[1] == r2_get32((uint8_t *)&then.salt[1]);
 }
 
 static bool same_boot(const struct r2_live *live)
@@ -346,19 +368,22 @@ enum r2_code r2_look_closer(struct r2_op *op, enum r2_local_kind *kind)
     return examine(op, false, NULL, kind);
 }
 
-/* Do the maps tell what was written since the file was last looked at? Not what nobody marked. */
-static void trust_maps(struct r2_op *op, bool first, bool wrote, const struct r2_identity *now)
+/* Do the maps tell what was written since the file was last looked at? Not what nobody marked, or
+ * what surfaced. */
+static void trust_maps(struct r2_op *op, bool first, bool wrote, bool surfaced,
+                       const struct r2_identity *now)
 {
     struct r2_replica *r = op->r;
     struct r2_record *k = &r->record;
     struct r2_live *live = r2_state_live(r->state);
     bool left = k->left_seq && k->left_seq == atomic_load(&live->write_seq) &&
                 r2_identity_same(&k->left, now);
-    if (wrote ? first && !(left && same_boot(live))
-              : !r2_identity_same(&k->identity, now) && !r2_state_sealed(r->state, now))
+    if (surfaced ||
+        (wrote ? first && !(left && same_boot(live))
+               : !r2_identity_same(&k->identity, now) && !r2_state_sealed(r->state, now)))
         r2_state_unseen(r->state);
     /* a log that nobody had open starts to count anew: `looked` takes the stamp's place */
-    if (first && r2_state_stamp_kind(r->state) == 2) {
+    if (first && r2_state_stamp(r->state).kind == 2) {
         /* not sealed when it was folded in: others may have written it before the last close */
         if (wrote) r2_state_unseen(r->state);
         r2_state_set_stamp(r->state, NULL);
@@ -387,8 +412,9 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
     enum r2_code rc = r2_identity_of(r->path, &now, op->call.err);
     if (rc) return rc;
     bool wrote = atomic_load(&live->write_seq) != k->clean_seq;
-    trust_maps(op, first, wrote, &now);
-    if (k->pending.kind == R2_PENDING_NONE && !r2_maybe_dirty(op, &now)) {
+    bool surfaced = first && now.wal_size && !wal_ends_as_known(op);
+    trust_maps(op, first, wrote, surfaced, &now);
+    if (k->pending.kind == R2_PENDING_NONE && !surfaced && !r2_maybe_dirty(op, &now)) {
         *kind = R2_LOCAL_CLEAN;
         return R2_OK;
     }
@@ -397,10 +423,12 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
         *kind = R2_LOCAL_DIRTY;
         return R2_OK;
     }
+    if (surfaced) k->clean_seq = UINT64_MAX; /* dirty, unless it turns out to be base's */
     k->unclean = k->unclean || wrote;
     op->unseen = !wrote;
     /* closed in order, with something unpushed, and not touched since? */
-    if (wrote && k->left_seq == atomic_load(&live->write_seq) && r2_identity_same(&k->left, &now)) {
+    if (wrote && !surfaced && k->left_seq == atomic_load(&live->write_seq) &&
+        r2_identity_same(&k->left, &now)) {
         op->continues = true;
         return examine(op, first, NULL, kind);
     }

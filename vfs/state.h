@@ -247,8 +247,8 @@ void r2_state_unseen(struct r2_state *s);
 void r2_state_seal(struct r2_state *s, const char *db_path);
 /* Is the file still as it was sealed, in this boot of the machine? */
 bool r2_state_sealed(struct r2_state *s, const struct r2_identity *now);
-/* struct r2_stamp's `kind`: of the last commit that the maps know of. */
-uint32_t r2_state_stamp_kind(struct r2_state *s);
+/* Of the last commit that the maps know of. */
+struct r2_stamp r2_state_stamp(struct r2_state *s);
 /* The local file as it stands now, in the writer's hands; NULL: whoever comes first shall compare.
  */
 void r2_state_set_stamp(struct r2_state *s, const struct r2_stamp *now);

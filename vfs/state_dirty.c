@@ -254,9 +254,9 @@ static struct r2_stamp stamp_of(struct r2_live *live)
     return out;
 }
 
-uint32_t r2_state_stamp_kind(struct r2_state *s)
+struct r2_stamp r2_state_stamp(struct r2_state *s)
 {
-    return stamp_of(r2_state_live(s)).kind;
+    return stamp_of(r2_state_live(s));
 }
 
 /* A sealed file's fields, and the boot of the machine, where a log's are in another stamp. Kind 0:
