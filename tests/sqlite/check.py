@@ -173,8 +173,10 @@ def database(data, size):
 
 
 def differing(image, data):
-    """The pages by which a local file's bytes differ from a version; sizes count."""
-    wrong, free, data = [], image.free_leaves(), database(data, image.size)
+    """The pages by which a local file's bytes differ from a version; sizes count. The lock page is nobody's:
+    SQLite never uses it, and no segment has it."""
+    wrong, data = [], database(data, image.size)
+    free = {*image.free_leaves(), ltx.lock_page(image.size)}
     for i in range(max(len(image.pages), -(-len(data) // image.size))):
         here = data[i * image.size:(i + 1) * image.size]
         there = image.pages[i] if i < len(image.pages) else b""
