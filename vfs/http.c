@@ -512,7 +512,7 @@ static void set_method(CURL *c, const struct r2_http *q, struct run *r)
         curl_easy_setopt(c, CURLOPT_SEEKDATA, r);
         if (q->body->size > 1 << 20) curl_easy_setopt(c, CURLOPT_UPLOAD_BUFFERSIZE, 256L * 1024);
     }
-    if (q->sink && !q->sink->buf) curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 256L * 1024);
+    if (q->sink && !q->sink->buf) curl_easy_setopt(c, CURLOPT_BUFFERSIZE, 64L * 1024);
     curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, q->method);
 }
 
