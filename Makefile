@@ -49,8 +49,9 @@ FLAGS += $(CPPFLAGS) $(CFLAGS)
 SOURCES := $(wildcard vfs/*.c) $(filter-out ext/preload.c,$(wildcard ext/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/obj/%.o)
 # What is done once, or for one who waits anyway: small.
-SELDOM  := $(filter vfs/config% vfs/replica_travel% vfs/replica_resolve% vfs/replica_layout% vfs/log_past% \
-           vfs/log_list% vfs/log_collect% vfs/store_s3_verdict% vfs/s3xml% vfs/when% ext/%,$(SOURCES))
+SELDOM  := $(filter vfs/config% vfs/replica_travel% vfs/replica_status% vfs/replica_resolve% vfs/replica_layout% vfs/log_past% \
+           vfs/log_list% vfs/log_collect% vfs/store_s3_verdict% vfs/s3xml% vfs/when% vfs/replica_open% \
+           vfs/replica_checkpoint% vfs/store_s3_multipart% vfs/store_dir% vfs/dirobj% vfs/dirmeta% ext/%,$(SOURCES))
 SMALL   :=
 # A program that links r2vfs statically has SQLite at hand and no table of its functions:
 # SQLITE_CORE turns sqlite3ext.h's indirect calls into direct ones.

@@ -259,12 +259,13 @@ def _page(src, page_size):
 def _pages(src, h):
     """[(pgno, page)], [(pgno, offset, size)], and the CRC up to the end of the pages."""
     pages, index, crc, last = [], [], crc64(src.data[:100]), 0
-    lock = lock_page(h.page_size)
+    lock, empty = lock_page(h.page_size), bytes(h.page_size)
     while src.at < src.end:
         begin = src.at
         pgno, page, head = _page(src, h.page_size)
         need(last < pgno <= h.commit, begin, f"page {pgno} after {last}, commit {h.commit}")
         need(pgno != lock, begin, "the lock page")
+        page = empty if page == empty else page     # of a large database's, most are
         if h.min_txid == 1:
             need(pgno == last + (2 if last + 1 == lock else 1), begin, f"page {pgno} after {last}")
         pages.append((pgno, page))

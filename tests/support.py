@@ -735,11 +735,13 @@ class Case(unittest.TestCase):
 
 
 def status(db, path=None):
-    """The row of r2_status that belongs to `path` (or the only one), as a dict."""
+    """The row of r2_status that belongs to `path`, or to the connection's own file, as a dict: others that
+    this process has open, or had until a moment ago, do not count."""
+    path = path or one(db, "SELECT file FROM pragma_database_list WHERE name='main'")
     cursor = db.execute("SELECT * FROM r2_status")
     names = [column[0] for column in cursor.description]
     rows = [dict(zip(names, row)) for row in cursor]
-    rows = [row for row in rows if path is None or row["file"] == os.path.realpath(path)]
+    rows = [row for row in rows if not path or row["file"] == os.path.realpath(path)]
     if len(rows) != 1:
         raise AssertionError(f"r2_status has {len(rows)} rows for {path}")
     return rows[0]

@@ -77,6 +77,12 @@ struct r2_layout_ops {
 
 extern const struct r2_layout_ops r2_layout_object;
 
+/* The probe of a version that was kept beside KEY. Nobody but r2vfs writes there, so its
+ * db-checksum counts without a db-recent: at KEY one alone may be left over from before another
+ * program's version. */
+enum r2_code r2_object_probe_kept(struct r2_store *store, struct r2_call *call, const char *key,
+                                  struct r2_remote *out);
+
 /* What db-layout says. */
 const char *r2_layout_name(enum r2_layout_kind kind);
 

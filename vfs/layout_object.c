@@ -35,6 +35,16 @@ static enum r2_code bad_meta(struct r2_err *e, const char *key, const char *name
                    name, key, shown);
 }
 
+static enum r2_code read_checksum(const struct r2_object *o, const char *key, struct r2_remote *out,
+                                  struct r2_err *e)
+{
+    char value[R2_META_BYTES + 1];
+    if (!r2_meta_get(&o->meta, "db-checksum", value, sizeof value)) return R2_OK;
+    if (!r2_parse_hex64(value, 16, &out->v.checksum)) return bad_meta(e, key, "db-checksum", value);
+    out->has_checksum = true;
+    return R2_OK;
+}
+
 static enum r2_code read_meta(const struct r2_object *o, const char *key, struct r2_remote *out,
                               struct r2_err *e)
 {
@@ -61,11 +71,8 @@ static enum r2_code read_meta(const struct r2_object *o, const char *key, struct
     if (first && first < out->v.version) (void)r2_strcpy(out->older, sizeof out->older, value);
     if (recent && r2_recent_valid(value, out->v.version)) {
         (void)r2_strcpy(out->v.recent, sizeof out->v.recent, value);
-        if (r2_meta_get(&o->meta, "db-checksum", value, sizeof value)) {
-            if (!r2_parse_hex64(value, 16, &out->v.checksum))
-                return bad_meta(e, key, "db-checksum", value);
-            out->has_checksum = true;
-        }
+        enum r2_code rc = read_checksum(o, key, out, e);
+        if (rc) return rc;
     }
     /* nobody but r2vfs writes snapshots of a log */
     bool whole = out->has_lineage && out->numbered && out->has_checksum;
@@ -89,17 +96,30 @@ static enum r2_code take_object(const struct r2_object *o, const char *key, stru
     return read_meta(o, key, out, e);
 }
 
+static enum r2_code ask(struct r2_store *store, struct r2_call *call, const char *key,
+                        struct r2_object *o, struct r2_remote *out)
+{
+    enum r2_code rc = store->ops->head(store, call, key, o);
+    memset(out, 0, sizeof *out);
+    return rc ? rc : take_object(o, key, out, call->err);
+}
+
 static enum r2_code probe(struct r2_store *store, struct r2_call *call, const char *key,
                           struct r2_remote *out)
 {
     struct r2_object o;
-    enum r2_code rc = store->ops->head(store, call, key, &o);
-    memset(out, 0, sizeof *out);
-    if (rc == R2_MISSING) {
-        r2_err_clear(call->err);
-        return R2_OK;
-    }
-    return rc ? rc : take_object(&o, key, out, call->err);
+    enum r2_code rc = ask(store, call, key, &o, out);
+    if (rc != R2_MISSING) return rc;
+    r2_err_clear(call->err);
+    return R2_OK;
+}
+
+enum r2_code r2_object_probe_kept(struct r2_store *store, struct r2_call *call, const char *key,
+                                  struct r2_remote *out)
+{
+    struct r2_object o;
+    enum r2_code rc = ask(store, call, key, &o, out);
+    return rc ? rc : read_checksum(&o, key, out, call->err);
 }
 
 static enum r2_code fetch(struct r2_store *store, struct r2_call *call, const char *key,

@@ -84,11 +84,14 @@ enum r2_code r2_local_read_pages(struct r2_local *l, uint32_t first, uint32_t co
  * no WAL transaction. */
 void r2_local_wal_end(const struct r2_local *l, struct r2_wal_end *out);
 
+/* Is a commit in the -wal by now that this transaction does not see, as its index does not say so?
+ * Then the times of the files are those of later content. */
+enum r2_code r2_local_goes_on(struct r2_local *l, bool *yes, struct r2_err *e);
+
 /* How the file stands, for r2_state_set_stamp: within a transaction; after r2_apply the new
  * content.
  */
 enum r2_code r2_local_stamp(struct r2_local *l, struct r2_stamp *out, struct r2_err *e);
-
 /* What the transaction reads is on the disk when this returns: the -wal, or the file and the
  * removal of its journal, whatever `synchronous` the writers had. */
 enum r2_code r2_local_sync(struct r2_local *l, struct r2_err *e);

@@ -358,11 +358,14 @@ enum r2_code r2_local_stamp(struct r2_local *l, struct r2_stamp *out, struct r2_
 enum r2_code r2_local_sync(struct r2_local *l, struct r2_err *e)
 {
     int rc = SQLITE_OK;
+    /* the journal's end first: SQLite cuts the file after it, and pages that were cut off are in no
+     * journal that comes back */
+    enum r2_code code = l->wal ? R2_OK : r2_sync_journal_of(l->name, e);
+    if (code) return code;
     if (l->wal && l->wal_file && l->fold)
         rc = l->wal_file->pMethods->xSync(l->wal_file, SQLITE_SYNC_NORMAL);
     if (rc == SQLITE_OK) rc = l->file->pMethods->xSync(l->file, SQLITE_SYNC_NORMAL);
-    if (rc != SQLITE_OK) return r2_fail_sqlite(l, rc, "sync", e);
-    return l->wal ? R2_OK : r2_sync_journal_of(l->name, e);
+    return rc == SQLITE_OK ? R2_OK : r2_fail_sqlite(l, rc, "sync", e);
 }
 
 /* How many of the pages from `first` on come from the main file, at most `count`. */
@@ -425,6 +428,22 @@ void r2_local_wal_end(const struct r2_local *l, struct r2_wal_end *out)
     out->frames = l->idx.mx_frame;
     out->pages = l->idx.pages;
     memcpy(out->cksum, l->idx.frame_sum, sizeof out->cksum);
+}
+
+static int64_t read_log(void *ctx, void *to, uint64_t n, uint64_t at)
+{
+    struct r2_local *l = ctx; /* beyond the end there are zeros */
+    return r2_raw_read(l->wal_file, to, (uint32_t)n, at) == SQLITE_OK ? (int64_t)n : -1;
+}
+
+enum r2_code r2_local_goes_on(struct r2_local *l, bool *yes, struct r2_err *e)
+{
+    struct r2_wal_end end = {.salt = {r2_get32(l->idx.salt), r2_get32(l->idx.salt + 4)}};
+    *yes = false;
+    if (!l->wal || !l->wal_file) return R2_OK;
+    if (l->idx.mx_frame) r2_local_wal_end(l, &end);
+    enum r2_code rc = r2_wal_goes_on(read_log, l, &end, yes, e);
+    return rc ? r2_wrap(e, "%s", l->name) : R2_OK;
 }
 
 /* ---- the rest ---- */

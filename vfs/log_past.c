@@ -124,9 +124,9 @@ static enum r2_code look_at_base(const struct r2_past_in *in, const struct r2_re
                                  const char *key, uint64_t version, struct r2_remote *out)
 {
     struct r2_log *l = in->log;
-    enum r2_code rc = r2_layout_object.probe(l->store, l->call, key, out);
+    enum r2_code rc = r2_object_probe_kept(l->store, l->call, key, out);
+    if (rc == R2_MISSING) return r2_fail(l->call->err, rc, "%s is not there", key);
     if (rc) return rc;
-    if (!out->exists) return r2_fail(l->call->err, R2_MISSING, "%s is not there", key);
     bool other = out->has_lineage && memcmp(out->v.lineage, snapshot->v.lineage, 16) != 0;
     if (other || out->v.version != version)
         return r2_fail(l->call->err, R2_CORRUPT,

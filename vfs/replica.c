@@ -1,4 +1,4 @@
-/* replica.c - the replicas of this process: registry, operations, what is told of them.
+/* replica.c - the replicas of this process: registry, operations.
  * See replica.h. What an operation does is in replica_open.c, _push.c, _pull.c and _resolve.c. */
 #include "replica_int.h"
 
@@ -430,6 +430,7 @@ enum r2_code r2_op_save(struct r2_op *op)
 {
     enum r2_code rc = r2_state_save(op->r->state, &op->r->record, op->call.err);
     if (!rc) op->known = true;
+    op->unsaved = rc != R2_OK;
     return rc;
 }
 
@@ -442,7 +443,13 @@ bool r2_maybe_dirty(struct r2_op *op, const struct r2_identity *now)
 {
     const struct r2_record *k = &op->r->record;
     return atomic_load(&r2_state_live(op->r->state)->write_seq) != k->clean_seq ||
-           !r2_identity_same(&k->identity, now);
+           !r2_identity_same(&k->identity, now) || !r2_state_seen(op->r->state);
+}
+
+void r2_look_again(struct r2_op *op)
+{
+    op->r->record.clean_seq = UINT64_MAX;
+    r2_state_unseen(op->r->state);
 }
 
 void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id, uint64_t content)
@@ -503,10 +510,39 @@ bool r2_continues(struct r2_replica *r, const struct r2_stamp *now, const struct
     return same;
 }
 
+void r2_replica_recovered(struct r2_replica *r, const struct r2_stamp *now)
+{
+    struct r2_stamp then = r2_state_stamp(r->state), as = *now;
+    struct r2_identity id;
+    struct r2_err ignored;
+    bool none = false, known = now->frames == 0;
+    as.change = then.change;
+    if (!known) known = r2_state_continues(r->state, &as, false, &none);
+    if (!known && none && r2_identity_of(r->path, &id, &ignored) == R2_OK) {
+        pthread_mutex_lock(&r->note);
+        known = r->looked_whole && r2_identity_equal(&r->looked, &id);
+        pthread_mutex_unlock(&r->note);
+    }
+    if (!known) r2_state_unseen(r->state);
+}
+
 void r2_replica_folded(struct r2_replica *r, const struct r2_stamp *now)
 {
     bool none;
     if (r2_state_continues(r->state, now, false, &none)) r2_state_seal(r->state, r->path);
+}
+
+bool r2_replica_was_folded(struct r2_replica *r)
+{
+    struct r2_identity id;
+    struct r2_err ignored;
+    return r2_state_stamp(r->state).kind == 3 && r2_identity_of(r->path, &id, &ignored) == R2_OK &&
+           r2_state_sealed(r->state, &id);
+}
+
+void r2_replica_marked(struct r2_replica *r, const struct r2_mark *mark)
+{
+    r2_state_set_mark(r->state, mark);
 }
 
 void r2_replica_left(struct r2_replica *r, const struct r2_stamp *now)
@@ -537,81 +573,4 @@ void r2_replica_count_write(struct r2_replica *r)
 void r2_replica_count_sync(struct r2_replica *r)
 {
     atomic_fetch_add_explicit(&r->syncs, 1, memory_order_relaxed);
-}
-
-/* ---- what is told ---- */
-
-struct nth {
-    size_t left;
-    bool found;
-    struct r2_status *out;
-};
-
-/* Counting dirty pages means reading the file; only done when somebody wrote. */
-static uint64_t dirty_pages(struct r2_replica *r)
-{
-    struct r2_op op;
-    struct r2_err e;
-    struct r2_identity now;
-    uint64_t pages = 0;
-    if (r2_op_begin(&op, r, 100, &e)) { /* a long transfer: at least one, if anybody wrote */
-        struct r2_live *live = r2_state_live(r->state);
-        return atomic_load(&live->write_seq) != atomic_load(&live->clean_seq);
-    }
-    if (r2_identity_of(r->path, &now, &e) == R2_OK && r2_maybe_dirty(&op, &now)) {
-        struct r2_staged s;
-        struct r2_diff d = {0};
-        enum r2_code rc = r2_stage_changes(&op, &s);
-        if (rc)
-            pages = 1; /* somebody is writing: at least one */
-        else if (s.by_changes)
-            pages = s.equal ? 0 : s.changes.changed;
-        else if (s.image.sums && !s.equal &&
-                 r2_image_compare(&s.image, &r->record.base, r->state, r->record.area, &d, &e) ==
-                     R2_OK)
-            pages = d.pages;
-        r2_diff_free(&d);
-        r2_staged_free(&s);
-    }
-    r2_op_end(&op);
-    return pages;
-}
-
-static void fill(struct r2_replica *r, void *ctx)
-{
-    struct nth *n = ctx;
-    struct r2_status *s = n->out;
-    if (n->found || n->left-- > 0) return;
-    n->found = true;
-    memset(s, 0, sizeof *s);
-    s->dirty_pages = dirty_pages(r);
-    (void)r2_strcpy(s->file, sizeof s->file, r->path);
-    (void)r2_strcpy(s->remote, sizeof s->remote, r->config.url);
-    (void)r2_strcpy(s->layout, sizeof s->layout,
-                    r2_layout_name((enum r2_layout_kind)atomic_load(&r->layout)));
-    struct r2_config mode = {.sync = (enum r2_sync_mode)atomic_load(&r->sync_mode),
-                             .sync_ms = atomic_load(&r->sync_ms)};
-    r2_config_sync_text(&mode, s->sync, sizeof s->sync);
-    s->version = atomic_load(&r->version);
-    s->remote_version = atomic_load(&r->remote_version);
-    s->writes = atomic_load(&r->writes);
-    s->syncs = atomic_load(&r->syncs);
-    s->pushes = atomic_load(&r->pushes);
-    s->pulls = atomic_load(&r->pulls);
-    s->conflicts = atomic_load(&r->conflicts);
-    s->class_a = atomic_load(&r->traffic.class_a);
-    s->class_b = atomic_load(&r->traffic.class_b);
-    s->bytes_up = atomic_load(&r->traffic.bytes_up);
-    s->bytes_down = atomic_load(&r->traffic.bytes_down);
-    pthread_mutex_lock(&r->note);
-    (void)r2_strcpy(s->last_error, sizeof s->last_error, r->last_error);
-    pthread_mutex_unlock(&r->note);
-    s->verified_ms = atomic_load(&r->verified_ms);
-}
-
-bool r2_replica_status(size_t index, struct r2_status *out)
-{
-    struct nth n = {.left = index, .out = out};
-    r2_each_replica(fill, &n);
-    return n.found;
 }

@@ -46,8 +46,17 @@ void r2_replica_mark_size(struct r2_replica *r, struct r2_marks *m, uint32_t pag
  * stranger's commit in between makes the next look compare every page. */
 void r2_replica_found(struct r2_replica *r, const struct r2_stamp *now, bool next);
 void r2_replica_left(struct r2_replica *r, const struct r2_stamp *now);
-/* SQLite has folded the -wal in to delete it, and holds the file EXCLUSIVE. */
+/* The -wal's index was made anew, which counts anew. A commit may have surfaced that its writer
+ * could not end: nobody has marked it as one. */
+void r2_replica_recovered(struct r2_replica *r, const struct r2_stamp *now);
+/* SQLite has folded the -wal in to delete or empty it, and holds the locks that keep writers out.
+ */
 void r2_replica_folded(struct r2_replica *r, const struct r2_stamp *now);
+/* Is the file still just what was folded in? */
+bool r2_replica_was_folded(struct r2_replica *r);
+/* Nothing is committed, but from now on the file (or its -wal) looks like this: a new log begins.
+ */
+void r2_replica_marked(struct r2_replica *r, const struct r2_mark *mark);
 /* Pages changed, or may have, that were not marked. */
 void r2_replica_unseen(struct r2_replica *r);
 /* A transaction was committed; `mark` says how the file (or its -wal) looks then. */

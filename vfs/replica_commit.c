@@ -39,9 +39,7 @@ static enum r2_code stage(struct r2_commit *c, const struct r2_source *from, str
     s->state = op->r->state;
     s->by_changes = r2_in_log(k);
     s->seq = atomic_load(&r2_state_live(s->state)->write_seq);
-    enum r2_code rc = r2_state_take_dirty(s->state, true, &s->dirty, e);
-    /* its own marks are in what was taken, and need not be marked again at its end */
-    r2_state_marks_seen(s->state, m);
+    enum r2_code rc = r2_state_take_own(s->state, m, &s->dirty, e);
     if (!rc && !s->by_changes) {
         rc = r2_image_create(&s->image, op->r->path, "-r2-stage", false, e);
         return rc ? rc : r2_image_read_source(&s->image, from, e);

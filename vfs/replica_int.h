@@ -30,6 +30,7 @@ struct r2_replica {
 
     pthread_mutex_t note;      /* guards the sentences, and `looked` */
     struct r2_identity looked; /* the file when the last open looked at it */
+    bool looked_whole;         /* ... and its -wal ended as it was known to */
     char last_error[R2_ERR_TEXT];
     char barred_text[R2_ERR_TEXT];
 
@@ -61,6 +62,8 @@ struct r2_op {
     bool continues;        /* the local file holds what the pending push sent, or continues it */
     bool unseen;           /* the file differs from base though no r2vfs connection wrote it */
     bool unreadable;       /* the local file is no database that SQLite can read */
+    bool unsaved;          /* the record on the disk is an older one */
+    bool intended;         /* this operation has begun a push, or another try of one */
     bool new_try;          /* this operation has added a try to the pending push */
     bool barred;           /* this operation ended in a refusal */
     bool closing;       /* a connection closes: its last look is what the next open compares with */
@@ -102,6 +105,8 @@ bool r2_continues(struct r2_replica *r, const struct r2_stamp *now, const struct
 /* What was staged is base: remember that, and forget its marks. */
 struct r2_staged;
 void r2_staged_is_base(struct r2_op *op, struct r2_staged *s);
+/* The file is not what it was thought to be, whoever wrote it: dirty, and nobody marked what. */
+void r2_look_again(struct r2_op *op);
 /* Remember that the file holds `base` (write_seq was seq, it looked like `id`). */
 void r2_mark_clean(struct r2_op *op, uint64_t seq, const struct r2_identity *id, uint64_t content);
 
@@ -138,9 +143,10 @@ struct r2_staged {
     uint64_t content;      /* r2_image_content() of it; 0: not known */
     uint64_t seq;          /* write_seq before the transaction began */
     bool equal;            /* the content is base's (loose pages aside) */
-    struct r2_diff loose;  /* equal: the pages that differ all the same */
+    struct r2_diff loose;  /* equal, or holds_pending: the pages that differ all the same */
     struct r2_dirty dirty; /* the marks that were taken for this look */
     struct r2_stamp stamp; /* the file as it was read */
+    bool holds_pending;    /* the whole image is the pending version's (loose aside) */
     bool strange;          /* somebody wrote it who marks nothing */
 };
 enum r2_code r2_stage(struct r2_op *op, bool keep_bytes, struct r2_staged *out);
@@ -152,7 +158,9 @@ void r2_staged_free(struct r2_staged *s);
 /* Is it an earlier version of this replica, put back by hand (its change counter went back, too)?
  */
 bool r2_held_before(const struct r2_record *k, const struct r2_staged *s);
-/* Does the local file hold the pending version, exactly? Reads it. */
+/* Are the checksums in the other area those of the pending version's last try? */
+enum r2_code r2_pending_sums_there(struct r2_op *op, bool *yes);
+/* Does the local file hold the pending version? Reads it. */
 enum r2_code r2_holds_pending(struct r2_op *op, bool *yes);
 /* A pull that did not end: find out by the file's content whether it happened. */
 enum r2_code r2_finish_pull(struct r2_op *op);
@@ -185,9 +193,9 @@ enum r2_code r2_pull_segments(struct r2_op *op, int64_t busy_ms, struct r2_remot
 
 /* replica_push.c: what the two kinds of push share */
 /* The pending push for v, which has all but its nonce, lineage and recent: another content than the
- * last one tried gets a nonce of its own. */
+ * last one tried, or the same in another layout, gets a nonce of its own. */
 enum r2_code r2_next_try(struct r2_op *op, struct r2_version *v, const struct r2_version *base,
-                         const char *over_etag);
+                         const char *over_etag, enum r2_layout_kind layout);
 enum r2_code r2_push_failed(struct r2_op *op, enum r2_code rc, struct r2_remote *seen,
                             enum r2_maker maker, uint64_t *version);
 enum r2_code r2_push_landed(struct r2_op *op, struct r2_staged *s, const struct r2_remote *seen,

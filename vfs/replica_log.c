@@ -66,9 +66,11 @@ static enum r2_code prepare_area(struct r2_op *op, const struct r2_patch *p)
     return rc ? rc : write_sums(op, k->area ^ 1, p);
 }
 
-/* The areas were exchanged: bring the one that is the other now up to it. */
+/* The areas were exchanged: bring the one that is the other now up to it. Not while the record on
+ * the disk names that one as the base's. */
 void r2_level_areas(struct r2_op *op, const struct r2_patch *p)
 {
+    if (op->unsaved) return;
     struct r2_err why = *op->call.err;
     const struct r2_record *k = &op->r->record;
     if (write_sums(op, k->area ^ 1, p) == R2_OK)
@@ -129,7 +131,7 @@ static enum r2_code intend(struct r2_op *op, struct r2_staged *s, bool exact)
                            .local_cookie = r2_image_cookie(&s->image)};
     r2_image_next_header(&s->image, &k->base, v.version, v.header);
     enum r2_code rc = r2_changes_become(&s->changes, v.header, &v.checksum, op->call.err);
-    if (!rc) rc = r2_next_try(op, &v, &k->base, "");
+    if (!rc) rc = r2_next_try(op, &v, &k->base, "", R2_LAYOUT_LOG);
     if (rc) return rc;
     k->pending.seq = s->seq;
     k->pending.exact = exact;
@@ -179,6 +181,20 @@ static enum r2_code send(struct r2_op *op, struct body *b, struct r2_remote *see
     return rc;
 }
 
+/* The remote has a version that is not the base. It may be what was in doubt that moved it. */
+static enum r2_code moved_on(struct r2_op *op, struct r2_remote *seen)
+{
+    struct r2_record *k = &op->r->record;
+    uint64_t before = k->base.version;
+    bool moved;
+    enum r2_code rc = r2_settle(op, seen, &moved);
+    if (rc) return rc;
+    if (k->base.version != before)
+        return r2_fail(op->call.err, R2_BUSY,
+                       "a push that was in doubt was settled just now; call it again");
+    return r2_fail(op->call.err, R2_CONFLICT, "the remote moved on");
+}
+
 enum r2_code r2_send_changes(struct r2_op *op, struct r2_staged *s, bool exact,
                              struct r2_remote *seen, enum r2_maker *maker)
 {
@@ -186,14 +202,7 @@ enum r2_code r2_send_changes(struct r2_op *op, struct r2_staged *s, bool exact,
     bool behind;
     *maker = R2_MAKER_OTHER;
     enum r2_code rc = be_fresh(op, seen, &behind);
-    if (!rc && behind && op->r->record.pending.kind == R2_PENDING_PUSH) {
-        bool moved; /* what was in doubt may be what moved it */
-        rc = r2_settle(op, seen, &moved);
-        if (!rc && moved)
-            rc = r2_fail(op->call.err, R2_BUSY,
-                         "a push that was in doubt was settled just now; call it again");
-    }
-    if (!rc && behind) rc = r2_fail(op->call.err, R2_CONFLICT, "the remote moved on");
+    if (!rc && behind) rc = moved_on(op, seen);
     r2_buf_init(&b.mem, 0);
     if (!rc) rc = intend(op, s, exact);
     if (!rc) rc = encode(op, s, &b);
@@ -238,11 +247,12 @@ static enum r2_code still_base(struct r2_op *op, struct r2_local *l, struct r2_d
     if (rc) return rc;
     rc = r2_changes_find(&c, &from, &k->base, op->r->state, k->area, d, op->r->path, e);
     if (!rc) rc = r2_changes_only_loose(&c, &from, &loose, &equal, e);
-    if (!rc && !equal) k->clean_seq = UINT64_MAX; /* whatever was thought of it: look again */
-    if (!rc && !equal)
+    if (!rc && !equal) {
+        r2_look_again(op);
         rc = r2_fail(e, R2_BUSY,
                      "%s was changed while a newer version was being fetched; it was left as it is",
                      op->r->path);
+    }
     for (uint32_t n = 0; !rc && loose.pages && n < c.patch.count; n++) {
         uint32_t pgno = c.patch.page[n].pgno;
         if (pgno > 1 && pgno <= patch->pages && r2_patch_find(patch, pgno) < 0)

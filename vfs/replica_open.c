@@ -46,29 +46,38 @@ static enum r2_code by_policy(struct r2_op *op, const struct r2_config *config,
     return R2_OK;
 }
 
+/* What was staged is this version, whose page checksums are `sums`: it is the base now. */
+static enum r2_code take_as_base(struct r2_op *op, const struct r2_version *v,
+                                 enum r2_layout_kind layout, const uint64_t *sums,
+                                 struct r2_staged *s)
+{
+    struct r2_record *k = &op->r->record;
+    enum r2_code rc =
+        r2_state_write_sums(op->r->state, k->area ^ 1, 1, s->image.pages, sums, op->call.err);
+    if (rc) return rc;
+    bool seen_more = k->highest_seen > v->version && memcmp(k->base.lineage, v->lineage, 16) == 0;
+    if (!seen_more) k->highest_seen = v->version;
+    k->area ^= 1;
+    k->layout = layout;
+    k->base = *v;
+    k->base.local_cookie = r2_image_cookie(&s->image);
+    k->conflict_version = 0;
+    k->pending.kind = R2_PENDING_NONE;
+    r2_staged_is_base(op, s);
+    return r2_op_save(op);
+}
+
 /* Is the staged content the fetched version's? Then that is the base. */
 static enum r2_code recognise(struct r2_op *op, struct r2_remote *remote,
                               const struct r2_image *image, struct r2_staged *s, bool *equal)
 {
-    struct r2_record *k = &op->r->record;
     *equal = s->content == r2_image_content(image) && s->image.pages == image->pages &&
              s->image.page_size == image->page_size;
     if (*equal && image->pages)
         *equal = memcmp(s->image.sums + 1, image->sums + 1, (image->pages - 1) * 8u) == 0;
     if (!*equal) return R2_OK;
-    enum r2_code rc =
-        r2_state_write_sums(op->r->state, k->area ^ 1, 1, image->pages, image->sums, op->call.err);
-    if (rc) return rc;
-    r2_keep_lineage(k, remote);
-    k->area ^= 1;
-    k->layout = remote->layout;
-    k->base = remote->v;
-    k->base.local_cookie = r2_image_cookie(&s->image);
-    k->highest_seen = remote->v.version;
-    k->conflict_version = 0;
-    k->pending.kind = R2_PENDING_NONE;
-    r2_staged_is_base(op, s);
-    return r2_op_save(op);
+    r2_keep_lineage(&op->r->record, remote);
+    return take_as_base(op, &remote->v, remote->layout, image->sums, s);
 }
 
 /* Which version of the log has just the local file's checksum? The last one that has. */
@@ -77,6 +86,13 @@ struct match {
     uint64_t rest; /* the rolling checksum of all pages but page 1 */
     uint64_t version;
 };
+
+static struct match match_of(const struct r2_image *local)
+{
+    struct match m = {.local = local, .rest = r2_image_checksum(local)};
+    if (local->pages) m.rest ^= local->sums[0];
+    return m;
+}
 
 static void on_version(void *ctx, const struct r2_version *v)
 {
@@ -93,11 +109,10 @@ static enum r2_code recognise_earlier(struct r2_op *op, struct r2_remote *remote
 {
     struct r2_log l;
     struct r2_image image;
-    struct match m = {.local = &s->image, .rest = r2_image_checksum(&s->image)};
+    struct match m = match_of(&s->image);
     struct r2_remote *there = malloc(sizeof *there);
     *found = false;
     if (!there) return r2_fail(op->call.err, R2_NOMEM, "out of memory");
-    if (s->image.pages) m.rest ^= s->image.sums[0];
     r2_image_init(&image);
     r2_log_of(op, &l);
     l.on_version = on_version;
@@ -113,6 +128,53 @@ static enum r2_code recognise_earlier(struct r2_op *op, struct r2_remote *remote
     }
     r2_image_free(&image);
     free(there);
+    return rc;
+}
+
+/* A COMMIT that failed here, after it had been sent, can surface in the -wal when it was already
+ * taken for another's. Nobody has committed since, and the next version has its nonce: equal bytes
+ * alone would be another's work (DESIGN 3). */
+static bool may_have_surfaced(const struct r2_op *op)
+{
+    const struct r2_record *k = &op->r->record;
+    return k->surplus && k->surplus_seq == atomic_load(&r2_state_live(op->r->state)->write_seq);
+}
+
+static bool is_surplus(const struct r2_record *k, const struct r2_version *v)
+{
+    uint64_t nonce;
+    return v->version == k->base.version + 1 && r2_recent_find(v->recent, v->version, &nonce) &&
+           nonce == k->surplus;
+}
+
+/* In the log layout: is it that one, just so? */
+static enum r2_code recognise_next(struct r2_op *op, bool *found)
+{
+    struct r2_record *k = &op->r->record;
+    struct r2_staged s;
+    struct r2_patch patch;
+    struct r2_log l;
+    struct r2_version *next = malloc(sizeof *next);
+    *found = false;
+    if (!next) return r2_fail(op->call.err, R2_NOMEM, "out of memory");
+    r2_patch_init(&patch, op->r->path);
+    enum r2_code rc = r2_stage(op, false, &s);
+    struct match m = match_of(&s.image);
+    r2_log_of(op, &l);
+    l.on_version = on_version;
+    l.ctx = &m;
+    if (!rc) rc = r2_log_follow(&l, &k->base, k->base.version + 1, &patch, next);
+    if (rc == R2_PRECONDITION || rc == R2_CORRUPT) { /* it cannot be told */
+        r2_err_clear(op->call.err);
+        rc = R2_OK;
+    } else if (!rc && m.version == next->version && s.image.pages && is_surplus(k, next)) {
+        *found = true;
+        s.image.sums[0] = r2_image_page1_as(&s.image, next->header);
+        rc = take_as_base(op, next, k->layout, s.image.sums, &s);
+    }
+    r2_patch_free(&patch);
+    r2_staged_free(&s);
+    free(next);
     return rc;
 }
 
@@ -132,6 +194,7 @@ static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config
     r2_image_init(&image);
     enum r2_code rc = r2_image_create(&image, op->r->path, "-r2-new", true, op->call.err);
     if (!rc) rc = r2_fetch(op, remote, false, &image);
+    bool unsound = rc == R2_CORRUPT && relation == R2_REL_NEWER; /* then it is none of ours */
     if (!rc) rc = r2_stage(op, false, &s);
     if (!rc) rc = recognise(op, remote, &image, &s, equal);
     if (!rc && *equal && op->fetched_ms) k->verified_ms = op->fetched_ms;
@@ -155,6 +218,11 @@ static enum r2_code compare_with_remote(struct r2_op *op, const struct r2_config
     }
     r2_staged_free(&s);
     r2_image_free(&image);
+    if (unsound) {
+        r2_log_err(op->r, op->call.err);
+        r2_err_clear(op->call.err);
+        rc = R2_OK;
+    }
     if (!rc && !*equal && !backup && config) rc = by_policy(op, config, relation, remote);
     return rc;
 }
@@ -221,8 +289,17 @@ static enum r2_code act(struct r2_op *op, const struct r2_config *config, bool f
     enum r2_relation relation = r2_plan_relation(k, remote);
     enum r2_action action = r2_plan(kind, relation);
     bool equal;
+    bool newer = action == R2_DO_CONFLICT && relation == R2_REL_NEWER && first;
+    if (newer && may_have_surfaced(op)) {
+        bool next = false;
+        enum r2_code rc = remote->by_segments ? recognise_next(op, &next) : R2_OK;
+        if (!rc && next) rc = r2_probe(op, remote);
+        if (rc) return rc;
+        if (next) return act(op, config, first, R2_LOCAL_CLEAN, remote);
+        if (is_surplus(k, &remote->v)) action = R2_DO_COMPARE;
+    }
     /* an older state file put back: the file may be the remote's version all the same */
-    if (action == R2_DO_CONFLICT && op->unseen && relation == R2_REL_NEWER) action = R2_DO_COMPARE;
+    if (newer && op->unseen) action = R2_DO_COMPARE;
     if (action == R2_DO_CONFLICT && !first && kind == R2_LOCAL_DIRTY) {
         enum r2_code rc = r2_look_closer(op, &kind);
         if (rc) return rc;
@@ -342,8 +419,7 @@ enum r2_code r2_replica_open(struct r2_replica *r, const struct r2_config *confi
         if (op.busy_ms > OPEN_BUSY_MS) op.busy_ms = OPEN_BUSY_MS;
         if (!shared) rc = open_locked(&op, config);
         if (rc && op.unreadable) { /* SQLite will say so at the first read; this is the cure */
-            r2_advise(e, "; it is left as it is: move it away to get version %" PRIu64 " from %s",
-                      r->record.base.version, r->config.url);
+            r2_advise(e, "; it is left as it is: move it away to get what %s holds", r->config.url);
             r2_log_err(r, e);
             r2_err_clear(e);
             rc = R2_OK;

@@ -150,7 +150,7 @@ static enum r2_code still_expected(struct r2_op *op, struct r2_local *l, struct 
         r2_diff_free(&d);
     }
     if (rc || same) return rc;
-    if (!expect->image) k->clean_seq = UINT64_MAX; /* whatever was thought of it: look again */
+    if (!expect->image) r2_look_again(op);
     return r2_fail(op->call.err, R2_BUSY,
                    "%s was changed while a newer version was being fetched; it was left as it is",
                    op->r->path);
@@ -363,7 +363,10 @@ static enum r2_code pull_whole(struct r2_op *op, struct r2_remote *remote,
         rc = r2_fetch(op, remote, false, &image);
     *fetched = !rc;
     if (op->ended) remote->successor = true;
-    if (!rc && r2_plan_relation(&op->r->record, remote) != decided)
+    enum r2_relation now = rc ? decided : r2_plan_relation(&op->r->record, remote);
+    /* whose local image was kept gets what there is now: his log may have ended since */
+    bool ended = decided == R2_REL_NEWER && now == R2_REL_LINEAGE && expect && expect->image;
+    if (!rc && now != decided && !ended)
         rc =
             r2_fail(op->call.err, R2_UNREACHABLE,
                     "%s was replaced while it was being fetched; call it again", op->r->config.url);

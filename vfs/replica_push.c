@@ -112,20 +112,6 @@ static void pending_landed(struct r2_op *op, const struct r2_remote *seen)
     atomic_fetch_add(&op->r->pushes, 1);
 }
 
-/* Are the checksums in the other area those of the pending version? */
-static bool pending_sums_there(struct r2_op *op)
-{
-    const struct r2_record *k = &op->r->record;
-    const struct r2_version *v = &k->pending.v;
-    struct r2_err ignored;
-    uint64_t *sums = calloc(v->pages ? v->pages : 1, sizeof *sums);
-    bool ok = sums &&
-              r2_state_read_sums(op->r->state, k->area ^ 1, 1, v->pages, sums, &ignored) == R2_OK &&
-              r2_ltx_rolling(sums, v->pages, v->page_size) == v->checksum;
-    free(sums);
-    return ok;
-}
-
 /* An earlier content of ours became the version: it is the base, what came after it is dirty. Its
  * page checksums were not kept, so fetch it. */
 static enum r2_code earlier_landed(struct r2_op *op, struct r2_remote *seen)
@@ -151,6 +137,20 @@ static enum r2_code earlier_landed(struct r2_op *op, struct r2_remote *seen)
         k->clean_seq = UINT64_MAX; /* never equal: dirty */
     }
     r2_image_free(&image);
+    return rc;
+}
+
+/* The content that was tried last is there. A process killed while it wrote its intent may have
+ * left another's checksums: then it is fetched as an earlier one is. */
+static enum r2_code latest_landed(struct r2_op *op, struct r2_remote *seen)
+{
+    bool there;
+    enum r2_code rc = r2_pending_sums_there(op, &there);
+    if (rc) return rc;
+    if (there)
+        pending_landed(op, seen);
+    else if (seen->v.version == op->r->record.pending.v.version)
+        rc = earlier_landed(op, seen);
     return rc;
 }
 
@@ -202,16 +202,16 @@ enum r2_code r2_settle(struct r2_op *op, struct r2_remote *seen, bool *moved)
     if (!rc) rc = find_maker(op, seen, &maker, &which);
     if (rc) return rc;
     bool ours = maker == R2_MAKER_LATEST || maker == R2_MAKER_EARLIER;
-    if (ours && k->pending.try[which].gone) maker = R2_MAKER_OTHER; /* nothing here holds it */
+    if (ours && k->pending.try[which].gone) {
+        maker = R2_MAKER_OTHER; /* nothing here holds it, but it may surface: see act() */
+        k->surplus = k->pending.try[which].nonce;
+        k->surplus_seq = atomic_load(&r2_state_live(op->r->state)->write_seq);
+    }
     switch (maker) {
     case R2_MAKER_NOBODY:
         return R2_OK; /* it may still land: the doubt stays */
     case R2_MAKER_LATEST:
-        /* a process killed while it wrote its intent may have left another content's checksums */
-        if (op->continues && pending_sums_there(op))
-            pending_landed(op, seen);
-        else if (op->continues && seen->v.version == k->pending.v.version)
-            rc = earlier_landed(op, seen);
+        if (op->continues) rc = latest_landed(op, seen);
         break;
     case R2_MAKER_EARLIER:
         if (op->continues && seen->v.version == k->pending.v.version) rc = earlier_landed(op, seen);
@@ -240,7 +240,7 @@ static bool has_lineage(const struct r2_version *v)
 }
 
 enum r2_code r2_next_try(struct r2_op *op, struct r2_version *v, const struct r2_version *base,
-                         const char *over_etag)
+                         const char *over_etag, enum r2_layout_kind layout)
 {
     struct r2_record *k = &op->r->record;
     struct r2_pending *p = &k->pending;
@@ -248,7 +248,8 @@ enum r2_code r2_next_try(struct r2_op *op, struct r2_version *v, const struct r2
                  strcmp(p->over_etag, over_etag) == 0;
     if (!again) memset(p, 0, sizeof *p);
     struct r2_try *t = p->tries ? &p->try[p->tries - 1] : NULL;
-    if (!t || t->checksum != v->checksum) { /* another content: a nonce of its own */
+    /* another content, or in another layout: a nonce of its own */
+    if (!t || t->checksum != v->checksum || p->layout != layout) {
         if (p->tries == R2_TRIES_MAX)
             return r2_fail(op->call.err, R2_UNKNOWN,
                            "version %" PRIu64
@@ -264,12 +265,13 @@ enum r2_code r2_next_try(struct r2_op *op, struct r2_version *v, const struct r2
         else
             r2_random(t->lineage, 16);
     }
+    op->intended = true;
     t->gone = false;
     memcpy(v->lineage, t->lineage, 16);
     r2_recent_prepend(base ? base->recent : "", v->version, t->nonce, v->recent);
     p->kind = R2_PENDING_PUSH;
     p->v = *v;
-    p->layout = has_lineage(base) ? k->layout : op->r->config.layout;
+    p->layout = layout;
     p->doubt = again; /* only what was sent before can be in doubt for the layout */
     (void)r2_strcpy(p->over_etag, sizeof p->over_etag, over_etag);
     return R2_OK;
@@ -288,11 +290,11 @@ static enum r2_code intend(struct r2_op *op, struct r2_staged *s, const struct r
     enum r2_code rc = r2_image_set_fields(&s->image, v.header, op->call.err);
     if (rc) return rc;
     v.checksum = r2_image_checksum(&s->image);
-    rc = r2_next_try(op, &v, over->base, over->etag);
+    enum r2_layout_kind layout = has_lineage(over->base) ? k->layout : op->r->config.layout;
+    rc = r2_next_try(op, &v, over->base, over->etag, over->layout ? *over->layout : layout);
     if (rc) return rc;
     k->pending.seq = s->seq;
     k->pending.exact = exact;
-    if (over->layout) k->pending.layout = *over->layout;
     if (!k->base.version) { /* so that a crash can tell that it is still this file */
         memset(&k->identity, 0, sizeof k->identity);
         k->identity.dev = s->identity.dev;
@@ -341,9 +343,13 @@ enum r2_code r2_push_failed(struct r2_op *op, enum r2_code rc, struct r2_remote 
     }
     /* it certainly did not happen; contents tried before it may still be in doubt */
     struct r2_err why = *op->call.err;
-    if (!p->doubt) {
+    if (!op->intended) {
+        /* nor was it begun: what is pending is an earlier operation's */
+    } else if (!p->doubt) {
         p->kind = R2_PENDING_NONE;
-    } else if (op->new_try && p->tries > 1) { /* only this operation sent it */
+    } else if (op->new_try && p->tries > 1 &&
+               p->try[p->tries - 2].checksum != p->try[p->tries - 1].checksum) {
+        /* only this operation sent it (of two layouts for one content both are kept) */
         p->tries--;
         p->v.checksum = p->try[p->tries - 1].checksum; /* whose page checksums are not kept */
     }
@@ -403,15 +409,6 @@ enum r2_code r2_push_landed(struct r2_op *op, struct r2_staged *s, const struct 
     k->conflict_version = 0;
     atomic_store(&r->in_conflict, false);
     r2_staged_is_base(op, s);
-    /* unchanged since it was staged? then the look at it is as fresh as now */
-    struct r2_identity now;
-    if (r2_identity_of(r->path, &now, op->call.err) == R2_OK) {
-        now.counter = s->identity.counter;
-        int64_t taken = now.taken_ms;
-        now.taken_ms = s->identity.taken_ms;
-        if (memcmp(&now, &s->identity, sizeof now) == 0 && taken > k->identity.taken_ms)
-            k->identity.taken_ms = taken;
-    }
     r2_err_clear(op->call.err);
     atomic_store(&r->remote_version, seen->v.version);
     *version = k->base.version;

@@ -167,11 +167,10 @@ static enum r2_code rebase_on(struct r2_op *op, const struct r2_remote *remote,
     k->base.local_cookie = UINT32_MAX; /* the next version's cookie is one that nobody has met */
     k->layout = remote->layout;
     k->area ^= 1;
-    k->clean_seq = UINT64_MAX; /* never equal: dirty */
     k->pending.kind = R2_PENDING_NONE;
     k->conflict_version = 0;
     if (k->highest_seen < remote->v.version) k->highest_seen = remote->v.version;
-    r2_state_unseen(op->r->state);
+    r2_look_again(op);
     return r2_op_save(op);
 }
 
@@ -223,6 +222,9 @@ static enum r2_code local_wins(struct r2_op *op, struct r2_remote *remote, uint6
     uint64_t top = k->base.version > k->highest_seen ? k->base.version : k->highest_seen;
     enum r2_relation relation = r2_plan_relation(k, remote);
     bool in_log = remote->exists ? remote->layout == R2_LAYOUT_LOG : r2_in_log(k);
+    if (r2_local_absent(op))
+        return r2_fail(op->call.err, R2_REFUSED, "%s is empty: there is no local content to push",
+                       op->r->path);
     if (in_log && remote->exists && relation != R2_REL_OLDER && relation != R2_REL_ALTERED) {
         enum r2_code on_top = keep_remote(op, remote, true); /* a segment like any other */
         return on_top ? on_top : r2_push_if_dirty(op, version);

@@ -49,6 +49,43 @@ static enum r2_code compare_with_base(struct r2_op *op, struct r2_local *l, stru
     return rc;
 }
 
+enum r2_code r2_pending_sums_there(struct r2_op *op, bool *yes)
+{
+    const struct r2_record *k = &op->r->record;
+    const struct r2_version *v = &k->pending.v;
+    uint8_t area = k->area ^ 1;
+    *yes = false;
+    if (!r2_state_has_sums(op->r->state, v, area)) return R2_OK; /* it was cut short */
+    uint64_t *sums = calloc(v->pages ? v->pages : 1, sizeof *sums);
+    if (!sums) return r2_fail(op->call.err, R2_NOMEM, "out of memory");
+    enum r2_code rc = r2_state_read_sums(op->r->state, area, 1, v->pages, sums, op->call.err);
+    *yes = !rc && r2_ltx_rolling(sums, v->pages, v->page_size) == v->checksum;
+    free(sums);
+    return rc;
+}
+
+/* Does the file hold the pending version? Checksums that are not there (a state file cut short), or
+ * are those of another try, say nothing. A rollback since may have left loose pages. */
+static enum r2_code compare_with_pending(struct r2_op *op, struct r2_local *l, struct r2_staged *s)
+{
+    struct r2_record *k = &op->r->record;
+    uint8_t area = k->area ^ 1;
+    struct r2_diff d;
+    bool push = k->pending.kind == R2_PENDING_PUSH, alike = false, there = true;
+    if (k->pending.kind == R2_PENDING_NONE || !r2_state_has_sums(op->r->state, &k->pending.v, area))
+        return R2_OK;
+    enum r2_code rc =
+        r2_image_compare(&s->image, &k->pending.v, op->r->state, area, &d, op->call.err);
+    if (!rc && !d.shape) rc = r2_image_only_loose(&s->image, &d, l, &alike, op->call.err);
+    if (!rc && alike && push) rc = r2_pending_sums_there(op, &there);
+    s->holds_pending = !rc && alike && there;
+    if (s->holds_pending && !s->equal)
+        s->loose = d; /* for the base that it may become */
+    else
+        r2_diff_free(&d);
+    return rc;
+}
+
 bool r2_in_log(const struct r2_record *k)
 {
     return k->base.version && k->layout == R2_LAYOUT_LOG;
@@ -123,6 +160,9 @@ static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged
     out->strange =
         !rc && (!r2_continues(op->r, &out->stamp, &out->identity) || changed_by_others(op, out));
     if (!rc) settle_identity(op, l, out);
+    bool goes_on;
+    if (!rc && !(rc = r2_local_goes_on(l, &goes_on, e)) && goes_on)
+        out->identity.wal_mtime_ns = INT64_MAX; /* no file's: the next look is not spared */
     if (!rc && out->by_changes) rc = r2_state_see_dirty(out->state, &out->dirty, e);
     if (!rc && out->by_changes) {
         rc = find_changes(op, l, out);
@@ -130,6 +170,7 @@ static enum r2_code stage(struct r2_op *op, struct r2_local *l, struct r2_staged
         out->identity.counter = r2_image_counter(&out->image);
         out->content = r2_image_content(&out->image);
         rc = compare_with_base(op, l, out);
+        if (!rc) rc = compare_with_pending(op, l, out);
     }
     /* what a push makes of it becomes the base: a power loss must not take it back */
     if (!rc && !out->equal) rc = r2_local_sync(l, e);
@@ -235,12 +276,13 @@ static bool wal_ends_as_known(struct r2_op *op)
            end.salt[1] == r2_get32((uint8_t *)&then.salt[1]);
 }
 
-static bool same_boot(const struct r2_live *live)
+/* Not every system tells: then it is `unknown`. */
+static bool same_boot(const struct r2_live *live, bool unknown)
 {
-    static const uint8_t unknown[16];
+    static const uint8_t none[16];
     uint8_t now[16];
     r2_boot_id(now);
-    return memcmp(now, unknown, 16) != 0 && memcmp(now, live->boot_id, 16) == 0;
+    return memcmp(now, none, 16) == 0 ? unknown : memcmp(now, live->boot_id, 16) == 0;
 }
 
 bool r2_local_absent(struct r2_op *op)
@@ -251,24 +293,11 @@ bool r2_local_absent(struct r2_op *op)
     return rc == R2_MISSING || (!rc && id.size == 0 && id.wal_size == 0);
 }
 
-/* Does the file hold the pending version? Checksums that cannot be read (a state file cut short)
- * say nothing. */
-static bool holds_pending(struct r2_op *op, const struct r2_staged *s)
-{
-    struct r2_record *k = &op->r->record;
-    struct r2_diff d;
-    struct r2_err ignored;
-    enum r2_code rc =
-        r2_image_compare(&s->image, &k->pending.v, op->r->state, k->area ^ 1, &d, &ignored);
-    r2_diff_free(&d);
-    return !rc && !d.shape && d.pages == 0;
-}
-
 enum r2_code r2_holds_pending(struct r2_op *op, bool *yes)
 {
     struct r2_staged s;
     enum r2_code rc = r2_stage(op, false, &s);
-    *yes = !rc && holds_pending(op, &s);
+    *yes = !rc && s.holds_pending;
     r2_staged_free(&s);
     if (rc != R2_MISSING) return rc;
     r2_err_clear(op->call.err);
@@ -279,7 +308,7 @@ enum r2_code r2_holds_pending(struct r2_op *op, bool *yes)
 static void finish_pull(struct r2_op *op, struct r2_staged *s)
 {
     struct r2_record *k = &op->r->record;
-    if (holds_pending(op, s)) {
+    if (s->holds_pending) {
         k->base = k->pending.v;
         k->layout = k->pending.layout;
         k->base.local_cookie = r2_image_cookie(&s->image);
@@ -335,6 +364,17 @@ static enum r2_local_kind kind_of(const struct r2_op *op, const struct r2_staged
                                                                    : R2_LOCAL_STRANGE;
 }
 
+/* A COMMIT that failed after it was sent was rolled back (`gone`), and here it is all the same: its
+ * frames were in the -wal, and surfaced when the index was made anew. */
+static enum r2_code pending_is_back(struct r2_op *op)
+{
+    struct r2_pending *p = &op->r->record.pending;
+    struct r2_try *last = p->tries ? &p->try[p->tries - 1] : NULL;
+    if (p->kind != R2_PENDING_PUSH || !last || !last->gone) return R2_OK;
+    last->gone = false;
+    return r2_op_save(op);
+}
+
 /* Read it all and find out. `mark`: our last commit's, if it can vouch for this file, else NULL. */
 static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *mark,
                             enum r2_local_kind *kind)
@@ -344,10 +384,11 @@ static enum r2_code examine(struct r2_op *op, bool first, const struct r2_mark *
     struct r2_staged s;
     enum r2_code rc = r2_stage(op, false, &s);
     /* killed between SQLite's commit and our mark: one further */
-    if (!rc && mark && !mark->wal_frames) op->continues = s.identity.counter - mark->counter <= 1;
+    if (!rc && mark && !mark->wal_page) op->continues = s.identity.counter - mark->counter <= 1;
     if (!rc && k->pending.kind == R2_PENDING_PULL) finish_pull(op, &s);
     if (!rc && first && k->pending.kind == R2_PENDING_PUSH && (k->pending.exact || !op->continues))
-        op->continues = holds_pending(op, &s);
+        op->continues = s.holds_pending;
+    if (!rc && first && s.holds_pending) rc = pending_is_back(op);
     if (!rc && s.equal && !(op->continues && k->pending.kind == R2_PENDING_PUSH)) {
         r2_staged_is_base(op, &s);
         rc = r2_op_save(op);
@@ -379,7 +420,7 @@ static void trust_maps(struct r2_op *op, bool first, bool wrote, bool surfaced,
     bool left = k->left_seq && k->left_seq == atomic_load(&live->write_seq) &&
                 r2_identity_same(&k->left, now);
     if (surfaced ||
-        (wrote ? first && !(left && same_boot(live))
+        (wrote ? first && !(left && same_boot(live, false))
                : !r2_identity_same(&k->identity, now) && !r2_state_sealed(r->state, now)))
         r2_state_unseen(r->state);
     /* a log that nobody had open starts to count anew: `looked` takes the stamp's place */
@@ -388,9 +429,29 @@ static void trust_maps(struct r2_op *op, bool first, bool wrote, bool surfaced,
         if (wrote) r2_state_unseen(r->state);
         r2_state_set_stamp(r->state, NULL);
     }
+    if (!first && wrote) return; /* nobody has compared what there is now: it is not `looked` at */
     pthread_mutex_lock(&r->note);
+    r->looked_whole = !now->wal_size || (first && !surfaced) ||
+                      (r->looked_whole && r2_identity_equal(&r->looked, now));
     r->looked = *now;
     pthread_mutex_unlock(&r->note);
+}
+
+/* The machine was started anew: after a power loss the file may hold what a stranger committed just
+ * before, and have its old times all the same (fdatasync() need not write them). Its change counter
+ * tells, but for commits to a log, which is folded in by now. */
+static bool counter_stands(struct r2_op *op)
+{
+    struct r2_local *l = NULL;
+    struct r2_stamp now = {.kind = 0};
+    struct r2_err ignored;
+    uint32_t known = op->r->record.identity.counter;
+    bool read = r2_op_local(op, op->busy_ms, &l) == R2_OK &&
+                r2_local_begin_read(l, &ignored) == R2_OK &&
+                r2_local_stamp(l, &now, &ignored) == R2_OK;
+    r2_local_close(l);
+    r2_err_clear(op->call.err);
+    return read && now.kind == 1 && known && now.counter == known;
 }
 
 enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *kind)
@@ -413,7 +474,10 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
     if (rc) return rc;
     bool wrote = atomic_load(&live->write_seq) != k->clean_seq;
     bool surfaced = first && now.wal_size && !wal_ends_as_known(op);
+    bool anew = first && !wrote && !same_boot(live, true);
+    if (anew && !counter_stands(op)) r2_state_unseen(r->state);
     trust_maps(op, first, wrote, surfaced, &now);
+    if (anew) r2_boot_id(live->boot_id); /* until a look has compared all pages they stay unseen */
     if (k->pending.kind == R2_PENDING_NONE && !surfaced && !r2_maybe_dirty(op, &now)) {
         *kind = R2_LOCAL_CLEAN;
         return R2_OK;
@@ -424,7 +488,7 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
         return R2_OK;
     }
     if (surfaced) k->clean_seq = UINT64_MAX; /* dirty, unless it turns out to be base's */
-    k->unclean = k->unclean || wrote;
+    k->unclean = k->unclean || wrote || anew;
     op->unseen = !wrote;
     /* closed in order, with something unpushed, and not touched since? */
     if (wrote && !surfaced && k->left_seq == atomic_load(&live->write_seq) &&
@@ -432,8 +496,9 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
         op->continues = true;
         return examine(op, first, NULL, kind);
     }
-    bool marked = wrote && r2_state_mark(r->state, &mark) && same_boot(live) &&
+    bool marked = wrote && r2_state_mark(r->state, &mark) && same_boot(live, false) &&
                   now.dev == k->identity.dev && now.ino == k->identity.ino;
-    if (marked && mark.wal_frames) op->continues = wal_continues(op, &mark);
+    if (marked && mark.wal_page)
+        op->continues = wal_continues(op, &mark) || r2_state_sealed(r->state, &now);
     return examine(op, first, marked ? &mark : NULL, kind);
 }

@@ -38,6 +38,7 @@ struct r2_file {
     bool forget;                /* main database: SQLite's cache may be of a COMMIT that failed */
     bool reserved;              /* main database: SQLite has had RESERVED: a transaction writes */
     bool kept;                  /* main database: no lock was given back since the last commit */
+    bool folded;                /* main database: has folded its log in, and not written since */
     bool left_wal;              /* main database: has left WAL mode since it got its lock */
     bool to_wal;                /* main database: PRAGMA journal_mode=WAL was the last pragma */
     struct r2_busy *busy;       /* main database: the pager's busy handler; or NULL */

@@ -6,6 +6,7 @@
  *   but not while this file holds the write slot;
  * - pages are written: xWrite on the main file (rollback modes) or on the -wal;
  * - a commit happened: FCNTL_COMMIT_PHASETWO on the main file, in every mode;
+ * - the -wal's index was made anew: its recovery slot (2) released, under the write lock;
  * - a transaction ended: xUnlock to SHARED or below; WAL's write slot released.
  *
  * Writes to a main file that has a wal-index are checkpoints: content that was committed before.
@@ -22,7 +23,7 @@
 
 SQLITE_EXTENSION_INIT3
 
-enum { SHM_WRITE = 0, SHM_READ0 = 3 };
+enum { SHM_WRITE = 0, SHM_RECOVER = 2, SHM_READ0 = 3 };
 
 /* Out of line, so that what SQLite calls for every page and lock stays small. */
 #define NOINLINE __attribute__((noinline))
@@ -36,6 +37,19 @@ static struct r2_file *file_of(sqlite3_file *f)
 static sqlite3_file *real_of(sqlite3_file *f)
 {
     return file_of(f)->real;
+}
+
+/* The first transaction without a log since it was folded in: killed in it, the file has this
+ * change counter or the next. */
+SELDOM static void leave_log(struct r2_file *p)
+{
+    uint8_t counter[4];
+    p->folded = false;
+    if (p->has_shm || !r2_replica_was_folded(p->replica) ||
+        p->real->pMethods->xRead(p->real, counter, 4, 24) != SQLITE_OK)
+        return;
+    struct r2_mark mark = {.counter = r2_get32(counter)};
+    r2_replica_marked(p->replica, &mark);
 }
 
 /* Before the first page of a transaction changes. A state file that cannot be written would make a
@@ -53,6 +67,7 @@ NOINLINE static int touch(struct r2_file *p, bool in_wal)
         r2_log_err(p->replica, &e);
         return SQLITE_IOERR_WRITE;
     }
+    if (p->folded) leave_log(p);
     p->touched = p->wrote = true;
     if (!p->unsynced) p->aside = r2_replica_aside(p->replica);
     uint8_t counter[4] = {0};
@@ -218,12 +233,19 @@ NOINLINE static void found_counter(struct r2_file *p, const uint8_t *header)
     if (p->touched) r2_replica_found(p->replica, &now, true);
 }
 
+/* Nobody can say which page it is. */
+SELDOM static void cannot_mark(struct r2_file *p)
+{
+    p->marks.lost = true;
+    r2_replica_unseen(p->replica);
+}
+
 /* SQLite writes whole pages to the main file. */
 static void mark_written(struct r2_file *p, int n, sqlite3_int64 at)
 {
     if (!p->touched) return; /* not ours: a forked child */
     if (n < 512 || n > 65536 || n & (n - 1) || at & (n - 1)) {
-        r2_replica_unseen(p->replica);
+        cannot_mark(p);
         return;
     }
     p->page_size = (uint32_t)n;
@@ -414,12 +436,24 @@ NOINLINE static int read_slot(struct r2_file *p, int slot, int n)
     return p->real->pMethods->xShmLock(p->real, slot, n, SQLITE_SHM_LOCK | SQLITE_SHM_SHARED);
 }
 
+/* WAL's recovery slot is given back, alone or with another. */
+SELDOM static int recovered(struct r2_file *p, int slot, int n, int flags)
+{
+    struct r2_stamp now;
+    if (!r2_replica_foreign(p->replica) && wal_stamp(p, &now))
+        r2_replica_recovered(p->replica, &now);
+    return p->real->pMethods->xShmLock(p->real, slot, n, flags);
+}
+
 static int main_shm_lock(sqlite3_file *f, int slot, int n, int flags)
 {
     struct r2_file *p = file_of(f);
     if (slot == SHM_WRITE && flags & SQLITE_SHM_EXCLUSIVE) return write_slot(p, n, flags);
     if (flags == (SQLITE_SHM_LOCK | SQLITE_SHM_SHARED) && slot >= SHM_READ0 && !p->wal_write)
         return read_slot(p, slot, n);
+    if (flags == (SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE) && slot <= SHM_RECOVER &&
+        slot + n > SHM_RECOVER)
+        return recovered(p, slot, n, flags);
     return p->real->pMethods->xShmLock(p->real, slot, n, flags);
 }
 
@@ -436,7 +470,7 @@ static int main_shm_unmap(sqlite3_file *f, int delete)
     if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE && !r2_replica_foreign(p->replica) &&
         wal_stamp(p, &now))
         r2_replica_folded(p->replica, &now);
-    if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE) p->left_wal = true;
+    if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE) p->left_wal = p->folded = true;
     p->has_shm = false;
     p->shm = NULL;
     return p->real->pMethods->xShmUnmap(p->real, delete);
@@ -473,7 +507,7 @@ SELDOM static void know_page_size(struct r2_file *w, const uint8_t *from, int n,
         w->wal_page = r2_get32(page_size);
     if (w->wal_page >= 512 && w->wal_page <= 65536) return;
     w->wal_page = 0;
-    r2_replica_unseen(w->main->replica);
+    cannot_mark(w->main);
 }
 
 /* A frame's header is about to be written: mark its page, and keep what a committing one says (see
@@ -498,12 +532,23 @@ NOINLINE static void watch_frame(struct r2_file *w, const uint8_t *from, sqlite3
     p->committed = true;
 }
 
+/* A log begins, anew perhaps: all that was committed is in the database file, and no frame says so.
+ */
+SELDOM static void log_begun(struct r2_file *w, const uint8_t *header)
+{
+    struct r2_mark mark = {.wal_page = w->wal_page,
+                           .wal_salt = {r2_get32(header + 16), r2_get32(header + 20)},
+                           .wal_cksum = {r2_get32(header + 24), r2_get32(header + 28)}};
+    r2_replica_marked(w->main->replica, &mark);
+}
+
 static int wal_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
 {
     struct r2_file *w = file_of(f), *p = w->main;
+    int rc = SQLITE_OK;
     r2_replica_count_write(p->replica);
     if (!p->touched) {
-        int rc = touch(p, true);
+        rc = touch(p, true);
         if (rc) return rc;
         r2_frames_begin(w);
     }
@@ -512,15 +557,22 @@ static int wal_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
     if (p->touched && p->config->sync == R2_SYNC_COMMIT) {
         /* its header cannot be read: no frame would be known for what it is */
         if (!w->wal_page) return SQLITE_IOERR_READ;
-        return r2_commit_wal_write(w, from, n, at);
+        rc = r2_commit_wal_write(w, from, n, at);
+    } else {
+        rc = w->real->pMethods->xWrite(w->real, from, n, at);
     }
-    return w->real->pMethods->xWrite(w->real, from, n, at);
+    if (at == 0 && n == R2_WAL_HEADER && rc == SQLITE_OK && p->touched) log_begun(w, from);
+    return rc;
 }
 
 static int wal_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
-    sqlite3_file *real = real_of(f);
-    return real->pMethods->xTruncate(real, size);
+    struct r2_file *w = file_of(f), *p = w->main;
+    struct r2_stamp now;
+    /* a checkpoint has copied all of it, and keeps writers out: sealed before it goes */
+    if (size == 0 && !r2_replica_foreign(p->replica) && wal_stamp(p, &now))
+        r2_replica_folded(p->replica, &now);
+    return w->real->pMethods->xTruncate(w->real, size);
 }
 
 static int wal_sync(sqlite3_file *f, int flags)

@@ -165,7 +165,7 @@ static uint64_t sums_at(uint8_t area, uint32_t index)
 }
 
 /* A file that was cut short has the record, but not what the record speaks of. */
-static bool sums_there(const struct r2_state *s, const struct r2_version *v, uint8_t area)
+bool r2_state_has_sums(const struct r2_state *s, const struct r2_version *v, uint8_t area)
 {
     struct stat st;
     if (!v->version || !v->pages) return true;
@@ -214,7 +214,7 @@ enum r2_code r2_state_load(struct r2_state *s, const char *url, struct r2_record
         found = true;
     }
     if (!found) return r2_fail(e, R2_MISSING, "the state file %s holds no valid record", s->path);
-    bool whole = sums_there(s, &out->base, out->area);
+    bool whole = r2_state_has_sums(s, &out->base, out->area);
     enum r2_code rc = whole ? look_at_sums(s, out, &whole, e) : R2_OK;
     if (rc) return rc;
     if (!whole || strcmp(out->url, url) != 0) {
@@ -326,7 +326,7 @@ struct r2_live *r2_state_live(struct r2_state *s)
     if (size >= 0 && (uint64_t)size < needed) {
         /* the live page itself may be gone; and unseen moves before empty maps can be read */
         if (size < R2_STATE_BLOCKS_AT) (void)posix_fallocate(s->fd, 0, R2_STATE_BLOCKS_AT);
-        atomic_fetch_add(&atomic_load(&s->live)->unseen, 1); /* the maps were in what is gone */
+        r2_live_unseen(atomic_load(&s->live)); /* the maps were in what is gone */
         (void)posix_fallocate(s->fd, (off_t)needed - 1, 1);
     }
     return atomic_load(&s->live);
@@ -337,7 +337,7 @@ enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e)
     struct r2_live *live = r2_state_live(s);
     uint64_t before = atomic_fetch_add(&live->write_seq, 1);
     /* one writes at a time: whoever is still there died, and may have left pages unmarked */
-    if (atomic_exchange(&live->writing, before + 1)) atomic_fetch_add(&live->unseen, 1);
+    if (atomic_exchange(&live->writing, before + 1)) r2_live_unseen(live);
     if (before != atomic_load(&live->clean_seq)) return R2_OK;
     r2_boot_id(live->boot_id);
     if (msync(live, R2_STATE_LIVE, MS_SYNC) == 0) return R2_OK;
@@ -347,7 +347,7 @@ enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e)
     return r2_fail_errno(e, err, "sync the state file %s", s->path);
 }
 
-void r2_state_committed(struct r2_state *s, const struct r2_mark *mark)
+void r2_state_set_mark(struct r2_state *s, const struct r2_mark *mark)
 {
     struct r2_live *live = atomic_load(&s->live);
     uint64_t seq = atomic_load(&live->mark_seq) + 1;
@@ -360,6 +360,12 @@ void r2_state_committed(struct r2_state *s, const struct r2_mark *mark)
     atomic_thread_fence(memory_order_release);
     slot->seq = seq;
     atomic_store_explicit(&live->mark_seq, seq, memory_order_release);
+}
+
+void r2_state_committed(struct r2_state *s, const struct r2_mark *mark)
+{
+    struct r2_live *live = atomic_load(&s->live);
+    r2_state_set_mark(s, mark);
     atomic_fetch_add(&live->write_seq, 1);
 }
 

@@ -114,7 +114,9 @@ struct r2_record {
     struct r2_identity left;   /* the file when it was last closed with something unpushed */
     uint64_t left_seq;         /* and write_seq then; 0: not so */
     uint64_t conflict_version; /* remote version a push lost against; 0: no conflict known */
-    uint32_t held;             /* contents that this file held as a version, newest first: */
+    uint64_t surplus;     /* nonce of a COMMIT that was rolled back here, and is in the remote */
+    uint64_t surplus_seq; /* as base's successor; and write_seq when that was seen; 0: none */
+    uint32_t held;        /* contents that this file held as a version, newest first: */
     uint64_t held_content[R2_HELD_MAX];
     uint64_t log_bytes;   /* log: bytes of the segments since the snapshot, about */
     uint64_t tended;      /* log: the lineage (its first 8 bytes) that the next two are about */
@@ -126,9 +128,9 @@ struct r2_record {
 struct r2_mark {
     uint64_t seq;
     uint32_t counter;  /* rollback modes: change counter */
-    uint32_t wal_page; /* WAL: page size, and where the log ended */
+    uint32_t wal_page; /* WAL: page size, and where the log ended; 0: another mode */
     uint32_t wal_salt[2];
-    uint32_t wal_frames;
+    uint32_t wal_frames; /* 0: it has just begun, and the checksum is its header's */
     uint32_t wal_cksum[2];
 };
 
@@ -193,6 +195,8 @@ enum r2_code r2_state_load(struct r2_state *s, const char *url, struct r2_record
 /* Write and sync the record (and the checksums written before). Increments r->sequence. */
 enum r2_code r2_state_save(struct r2_state *s, struct r2_record *r, struct r2_err *e);
 
+/* Is the file long enough for this version's checksums in that area? It may have been cut short. */
+bool r2_state_has_sums(const struct r2_state *s, const struct r2_version *v, uint8_t area);
 /* Checksums first .. first+count-1 (pages, from 1) of an area. */
 enum r2_code r2_state_read_sums(struct r2_state *s, uint8_t area, uint32_t first, uint32_t count,
                                 uint64_t *to, struct r2_err *e);
@@ -213,6 +217,8 @@ struct r2_live *r2_state_live(struct r2_state *s);
  * one transaction write at a time. */
 enum r2_code r2_state_touch(struct r2_state *s, struct r2_err *e);
 void r2_state_committed(struct r2_state *s, const struct r2_mark *mark);
+/* Nothing is committed, but what continues the file is told by this mark from now on. */
+void r2_state_set_mark(struct r2_state *s, const struct r2_mark *mark);
 /* The newest whole mark; false when there is none. */
 bool r2_state_mark(struct r2_state *s, struct r2_mark *out);
 
@@ -224,6 +230,7 @@ struct r2_marks {
     uint32_t *page; /* [count]; malloc'ed */
     uint32_t count, room;
     bool too_many;   /* more than are kept */
+    bool lost;       /* one could not be marked: until the end no look makes the maps complete */
     uint32_t lowest; /* the smallest size in pages that it gave the database */
     uint32_t since;  /* the generation when it began */
 };
@@ -237,12 +244,13 @@ void r2_state_mark_page(struct r2_state *s, struct r2_marks *m, uint32_t pgno);
 void r2_state_mark_size(struct r2_state *s, struct r2_marks *m, uint32_t pages);
 /* It is over, one way or the other. */
 void r2_state_ended(struct r2_state *s, struct r2_marks *m);
-/* A look of its own saw all of its pages: they need not be marked again for that. */
-void r2_state_marks_seen(struct r2_state *s, struct r2_marks *m);
 /* Pages may have changed that are in no map: the next look compares every page. */
 void r2_state_unseen(struct r2_state *s);
 
-/* Its log was just folded in, and SQLite's EXCLUSIVE lock is still held: r2_identity_seal(), and
+/* Nothing of that kind since the maps were last made complete. */
+bool r2_state_seen(struct r2_state *s);
+
+/* Its log was just folded in, and SQLite's locks still keep writers out: r2_identity_seal(), and
  * that is the stamp. */
 void r2_state_seal(struct r2_state *s, const char *db_path);
 /* Is the file still as it was sealed, in this boot of the machine? */
@@ -270,6 +278,10 @@ struct r2_dirty {
  */
 enum r2_code r2_state_take_dirty(struct r2_state *s, bool own, struct r2_dirty *out,
                                  struct r2_err *e);
+/* The look of a transaction that is about to commit: it sees all of its own pages, and its end need
+ * not mark them again. */
+enum r2_code r2_state_take_own(struct r2_state *s, struct r2_marks *m, struct r2_dirty *out,
+                               struct r2_err *e);
 /* The read transaction has begun: what was committed since the marks were taken is in what it sees,
  * and its marks are in the maps by now. Adds them to d->map; none is forgotten for that. */
 enum r2_code r2_state_see_dirty(struct r2_state *s, struct r2_dirty *d, struct r2_err *e);

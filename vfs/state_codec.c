@@ -172,6 +172,8 @@ static void walk(struct cursor *c, struct r2_record *r)
     u64(c, &r->tended);
     i64(c, &r->based_ms);
     i64(c, &r->collected_ms);
+    u64(c, &r->surplus); /* zeros in what was written before there were these */
+    u64(c, &r->surplus_seq);
 }
 
 /* The longest record fits its slot: texts, arrays and fixed fields (twice a version). */

@@ -111,7 +111,12 @@ void r2_state_drop_maps(struct r2_state *s)
 
 void r2_state_unseen(struct r2_state *s)
 {
-    atomic_fetch_add(&atomic_load(&s->live)->unseen, 1);
+    r2_live_unseen(atomic_load(&s->live));
+}
+
+bool r2_state_seen(struct r2_state *s)
+{
+    return r2_live_seen(atomic_load(&s->live)); /* its length was checked by r2_maybe_dirty */
 }
 
 /* How many blocks have maps. What the live page says comes from a file: not more than fit in it. */
@@ -122,19 +127,19 @@ static uint32_t blocks_of(struct r2_state *s, struct r2_live *live)
     if (!blocks ||
         (fstat(s->fd, &st) == 0 && (uint64_t)st.st_size >= r2_block_at(blocks - 1) + R2_BLOCK_MAPS))
         return blocks;
-    atomic_fetch_add(&live->unseen, 1);
+    r2_live_unseen(live);
     atomic_store(&live->blocks, 0);
     return 0;
 }
 
-static void mark(struct r2_state *s, uint32_t pgno)
+static bool mark(struct r2_state *s, uint32_t pgno)
 {
     struct r2_live *live = atomic_load(&s->live);
     uint32_t index = pgno - 1, block = index / R2_BLOCK_PAGES, in = index % R2_BLOCK_PAGES;
     uint8_t *maps = maps_of(s, block);
     if (!maps) {
-        atomic_fetch_add(&live->unseen, 1);
-        return;
+        r2_live_unseen(live);
+        return false;
     }
     uint32_t blocks = atomic_load(&live->blocks);
     while (blocks <= block && !atomic_compare_exchange_weak(&live->blocks, &blocks, block + 1)) {
@@ -142,6 +147,7 @@ static void mark(struct r2_state *s, uint32_t pgno)
     _Atomic uint64_t *word = words_of(maps, atomic_load(&live->generation)) + in / 64;
     uint64_t bit = (uint64_t)1 << in % 64;
     if (!(atomic_load(word) & bit)) atomic_fetch_or(word, bit);
+    return true;
 }
 
 static void mark_cut(struct r2_live *live, uint32_t cut)
@@ -160,13 +166,8 @@ void r2_marks_free(struct r2_marks *m)
 void r2_state_begin_marks(struct r2_state *s, struct r2_marks *m)
 {
     m->count = 0;
-    m->too_many = false;
+    m->too_many = m->lost = false;
     m->lowest = UINT32_MAX;
-    m->since = atomic_load(&atomic_load(&s->live)->generation);
-}
-
-void r2_state_marks_seen(struct r2_state *s, struct r2_marks *m)
-{
     m->since = atomic_load(&atomic_load(&s->live)->generation);
 }
 
@@ -188,7 +189,7 @@ static void keep(struct r2_marks *m, uint32_t pgno)
 void r2_state_mark_page(struct r2_state *s, struct r2_marks *m, uint32_t pgno)
 {
     keep(m, pgno);
-    mark(s, pgno);
+    if (!mark(s, pgno)) m->lost = true;
 }
 
 void r2_state_mark_size(struct r2_state *s, struct r2_marks *m, uint32_t pages)
@@ -204,7 +205,7 @@ static void keep_all(struct r2_state *s, struct r2_live *live)
     for (uint32_t k = 0; k < blocks; k++) {
         uint8_t *maps = maps_of(s, k);
         if (!maps) {
-            atomic_fetch_add(&live->unseen, 1);
+            r2_live_unseen(live);
             return;
         }
         _Atomic uint64_t *to = words_of(maps, generation), *from = words_of(maps, generation + 1);
@@ -224,8 +225,9 @@ void r2_state_ended(struct r2_state *s, struct r2_marks *m)
         mark_cut(live, UINT32_MAX - m->lowest);
         if (m->too_many) keep_all(s, live);
         for (uint32_t k = 0; !m->too_many && k < m->count; k++)
-            mark(s, m->page[k]);
+            (void)mark(s, m->page[k]);
     }
+    if (m->lost) r2_live_unseen(live); /* again: a look may have compared all before the commit */
     atomic_store_explicit(&live->writing, 0, memory_order_release); /* after all of that */
 }
 
@@ -352,6 +354,16 @@ enum r2_code r2_state_take_dirty(struct r2_state *s, bool own, struct r2_dirty *
     return R2_OK;
 }
 
+enum r2_code r2_state_take_own(struct r2_state *s, struct r2_marks *m, struct r2_dirty *out,
+                               struct r2_err *e)
+{
+    struct r2_live *live = r2_state_live(s);
+    if (m->lost) r2_live_unseen(live); /* another's look may have made the maps complete */
+    enum r2_code rc = r2_state_take_dirty(s, true, out, e);
+    m->since = atomic_load(&live->generation);
+    return rc;
+}
+
 enum r2_code r2_state_see_dirty(struct r2_state *s, struct r2_dirty *d, struct r2_err *e)
 {
     struct r2_live *live = r2_state_live(s);
@@ -378,7 +390,7 @@ enum r2_code r2_state_see_dirty(struct r2_state *s, struct r2_dirty *d, struct r
 
 void r2_state_mark_loose(struct r2_state *s, uint32_t pgno)
 {
-    mark(s, pgno);
+    (void)mark(s, pgno);
 }
 
 void r2_state_dirty_done(struct r2_state *s, struct r2_dirty *d, bool settled)

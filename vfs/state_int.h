@@ -31,6 +31,20 @@ static inline uint64_t r2_block_at(uint32_t block)
     return R2_STATE_BLOCKS_AT + (uint64_t)block * R2_BLOCK_BYTES;
 }
 
+/* Nothing was forgotten since the maps were last made complete. */
+static inline bool r2_live_seen(struct r2_live *live)
+{
+    return atomic_load(&live->known) == atomic_load(&live->unseen) + 1;
+}
+
+/* `unseen` moves. Twice, if a damaged file says that one more than now is known. */
+static inline void r2_live_unseen(struct r2_live *live)
+{
+    do
+        atomic_fetch_add(&live->unseen, 1);
+    while (r2_live_seen(live));
+}
+
 /* Unmap all maps. No thread may be marking: at close, and in a forked child. The file was replaced:
  * r2_state_drop_maps() forgets them instead, and they stay mapped for those who still look. */
 void r2_state_unmap_maps(struct r2_state *s);

@@ -226,3 +226,28 @@ cleanup:
     walk_end(&w);
     return rc;
 }
+
+enum r2_code r2_wal_goes_on(r2_wal_read_fn read, void *ctx, const struct r2_wal_end *end, bool *yes,
+                            struct r2_err *e)
+{
+    enum { FEW = 8 }; /* mostly there is nothing to be read */
+    struct walk w;
+    bool more = true;
+    *yes = false;
+    enum r2_code rc = walk_begin(&w, read, ctx, e);
+    if (rc || !w.page_size) goto cleanup;
+    if (memcmp(w.salt, end->salt, sizeof w.salt) != 0) {
+        /* an older log was left where a new one shall begin; a newer one has begun meanwhile */
+        bool newer = w.salt[0] - end->salt[0] - 1 < UINT32_MAX / 2;
+        if ((end->salt[0] || end->salt[1]) && !newer) goto cleanup;
+    } else if (end->frames) {
+        w.frame = end->frames;
+        memcpy(w.sum, end->cksum, sizeof w.sum);
+    }
+    if (w.chunk_bytes > FEW * (uint64_t)w.frame_size) w.chunk_bytes = FEW * (uint64_t)w.frame_size;
+    while (!*yes && more && !(rc = walk_next(&w, &more, e)))
+        *yes = more && w.commit;
+cleanup:
+    walk_end(&w);
+    return rc;
+}

@@ -51,6 +51,11 @@ enum r2_code r2_wal_scan(r2_wal_read_fn read, void *ctx, r2_wal_frame_fn fn, voi
 enum r2_code r2_wal_continues(r2_wal_read_fn read, void *ctx, const struct r2_wal_end *mark,
                               bool *yes, struct r2_err *e);
 
+/* Is a commit in the -wal that follows `end`, the last one that the wal-index knows (all zeros: it
+ * knows of none, nor of the salts)? Its writer has not said so yet, or died before. */
+enum r2_code r2_wal_goes_on(r2_wal_read_fn read, void *ctx, const struct r2_wal_end *end, bool *yes,
+                            struct r2_err *e);
+
 /* SQLite's WAL checksum over n bytes (a multiple of 8), continued in sum[2]. */
 void r2_wal_checksum(bool big_endian, const uint8_t *bytes, uint64_t n, uint32_t sum[2]);
 

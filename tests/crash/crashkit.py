@@ -216,7 +216,14 @@ class Log:
         library.sqlite3_initialize()
 
     def ours(self, word=""):
-        return [line for line in self.lines if line.startswith("r2vfs:") and word in line]
+        """Whole sentences: SQLite cuts a line at 210 bytes, so a long one comes in pieces."""
+        said = []
+        for line in self.lines:
+            if line.startswith("r2vfs: ...") and said:
+                said[-1] += line.removeprefix("r2vfs: ...")
+            elif line.startswith("r2vfs:"):
+                said.append(line)
+        return [sentence for sentence in said if word in sentence]
 
     def clear(self):
         self.lines.clear()

@@ -216,6 +216,41 @@ class Everywhere(KillCase):
             return work
         self.kill_all("close", make)
 
+    def test_in_doubt(self):
+        """What was sent is there, but no answer came; then more is committed, and the log folded in. The
+        replica that was killed knows its own version for its own, and goes on from it."""
+        ways = {"close": lambda db: db.close(),
+                "truncate": lambda db: one(db, "PRAGMA wal_checkpoint(TRUNCATE)"),
+                "restart": lambda db: (one(db, "PRAGMA wal_checkpoint(RESTART)"), step(db, 13)),
+                "delete": lambda db: one(db, "PRAGMA journal_mode=DELETE")}
+        for way, fold in ways.items():
+            def make(path, mode, layout, fold=fold):
+                self.born(path, mode, layout)
+                through = self.proxy()
+                through.lose(method="PUT")
+                through.cut(method="PUT", count=None)
+                through.cut(method="GET", count=None)
+
+                def work():
+                    self.known()
+                    support.load()
+                    db = support.sqlite3.connect(
+                        support.uri(path, self.remote, sync="manual", offline="allow", timeout=300,
+                                    endpoint=through.endpoint), uri=True, isolation_level=None)
+                    step(db, 11)
+                    say("c", 11)
+                    try:
+                        one(db, "SELECT sync()")
+                    except support.sqlite3.Error:
+                        pass
+                    step(db, 12)
+                    say("c", 12)
+                    mark()
+                    fold(db)
+                return work
+            self.kill_all(f"in doubt, {way}", make, modes=("delete", "wal") if way == "close" else ("wal",),
+                          kinds=("s3",))
+
     def test_restore(self):
         """An earlier version becomes the newest: the old content or the new one, everywhere."""
         def make(path, mode, layout):

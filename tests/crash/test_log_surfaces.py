@@ -25,6 +25,13 @@ input()
 """
 
 
+IDLE = """
+db = connect(sys.argv[1], sys.argv[2], sync="manual")
+print("ready", flush=True)
+input()
+"""
+
+
 class LogSurfaces(crashkit.CrashCase):
     points = None       # at which a commit surfaces: it is the same system call for all
 
@@ -48,6 +55,8 @@ class LogSurfaces(crashkit.CrashCase):
         db.close()
         neighbour = self.spawn("import json\n" + NEIGHBOUR, path, self.remote)
         support.expect(neighbour, "ready")
+        if self.idle:
+            support.expect(self.spawn(IDLE, path, self.remote), "ready")
 
         def work():
             db = self.open(path)
@@ -94,6 +103,10 @@ class LogSurfaces(crashkit.CrashCase):
         one(db, "SELECT sync()")
         self.same(path, db)
 
+    def pushed_beside(self, path, seen):
+        """The same where one has it open all the time, who has never read: the opener is not the first."""
+        self.pushed(path, seen)
+
     def written_on(self, path, seen):
         """A later commit touches other pages."""
         db = self.open(path)
@@ -137,6 +150,7 @@ class LogSurfaces(crashkit.CrashCase):
 def add(layout, what):
     def test(self):
         self.layout = layout
+        self.idle = what == "pushed_beside"
         self.each(getattr(self, what))
     test.__doc__ = getattr(LogSurfaces, what).__doc__
     setattr(LogSurfaces, f"test_{what}_{layout}", test)
@@ -144,7 +158,7 @@ def add(layout, what):
 
 LAYOUTS = (support.LAYOUT,) if os.environ.get("R2VFS_TEST_LAYOUT") else ("log", "object")
 for each_layout in LAYOUTS:
-    for each_look in ("pushed", "written_on", "overtaken", "overtaken_later"):
+    for each_look in ("pushed", "pushed_beside", "written_on", "overtaken", "overtaken_later"):
         add(each_layout, each_look)
 
 

@@ -504,7 +504,7 @@ class Replaced(LostCase):
         try:
             self.after(head=there)
         except support.sqlite3.Error as error:
-            self.assertTrue(LOG.ours(self.file), "refused without a sentence")
+            self.assertTrue(LOG.ours("move it away to get what"), LOG.lines)
             self.assertEqual(self.head()[0], there, error)
             self.remove("")             # the cure that a user will try
             self.after(head=there)

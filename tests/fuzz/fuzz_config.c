@@ -82,7 +82,9 @@ static void accepted(const struct r2_config *c, const char *path)
         for (const char *p = c->region; *p; p++)
             RULE(*p > 32 && *p < 127 && *p != '/');
     }
-    /* the canonical name means the same remote */
+    /* the canonical name means the same remote; in a URI a ? could be a query with credentials, but
+     * a file below R2VFS_ROOT may be called so */
+    if (strchr(c->url, '?')) return;
     struct source one = {.only = "remote", .url = c->url};
     one.at[0] = (struct pair){'e', "R2_ENDPOINT", "https://h"};
     one.at[1] = (struct pair){'e', "R2_ACCESS_KEY_ID", "a"};

@@ -260,6 +260,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def send_piece(self, request, piece):
+        self.proxy.take_turn(len(piece))
         self.wfile.write(piece)
         request.response_bytes += len(piece)
 
@@ -411,6 +412,8 @@ class FaultProxy:
         self.upstream = (parts.hostname, parts.port or 80)
         self.prefix = parts.path.rstrip("/")
         self.latency_ms = latency_ms    # before every request; may be changed at any time
+        self.rate = None                # bytes/s of all answers together; None: as they come
+        self._free_at = 0               # when the line is free again
         self.requests = []              # every Request since the start or clear()
         self.connections = set()
         self.stopping = False
@@ -555,6 +558,15 @@ class FaultProxy:
         rule._open.wait()
         if self.stopping:
             raise Cut
+
+    def take_turn(self, size):
+        """Wait until so many bytes of an answer have gone over the one line that all share."""
+        if not self.rate:
+            return
+        with self._lock:
+            self._free_at = max(self._free_at, time.monotonic()) + size / self.rate
+            until = self._free_at
+        time.sleep(max(0, until - time.monotonic()))
 
     def finished(self, request):
         with self._lock:

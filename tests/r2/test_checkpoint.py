@@ -390,7 +390,7 @@ class Wrong(Log):
 
     def test_one_at_a_time(self):
         """A second one on the same replica waits, and says so when it has waited enough."""
-        db = self.through(timeout_ms=500)
+        db = self.through()
         db.execute("CREATE TABLE t(x)")
         one(db, "SELECT sync()")
         self.add(db, 1)
@@ -398,7 +398,8 @@ class Wrong(Log):
         peer = self.peer(layout="log", endpoint=self.proxy_.endpoint)
         peer.send("SELECT r2_checkpoint()")
         held.wait_hit()
-        self.fails(db.execute, "SELECT r2_checkpoint()", says="another checkpoint")
+        hasty = self.through(timeout_ms=1000)       # opened now: everything before had time
+        self.fails(hasty.execute, "SELECT r2_checkpoint()", says="another checkpoint")
         self.assertEqual(self.proxy_.count(method="PUT", key=r"app\.db$"), 2)    # birth, this
         held.release()
         self.assertEqual(peer.answer(), [[2]])
@@ -725,6 +726,39 @@ class Layout(Log):
                 self.assertEqual(self.rows(other), [])
                 self.assertEqual(len(self.bucket.list(self.key + "-forks")), 1)
                 self.assertEqual(self.add(other, 78), changed + 1)
+
+    def test_dirty_ones_far_behind(self):
+        """The same where the log went on before it ended, and then somebody put another database there: what
+        they meet first is a version of the log, and what they get is what there is now."""
+        for how in ("resolve", "open"):
+            with self.subTest(how):
+                self.key = f"{self.prefix}/{how}/app.db"
+                self.remote = self.remote_of(self.key)
+                db = self.open(f"{how}/a.db", layout="log")
+                db.execute("CREATE TABLE t(x)")
+                one(db, "SELECT sync()")
+                other = self.open(f"{how}/b.db", sync="manual")
+                other.execute("INSERT INTO t VALUES(77)")
+                self.add(db, 1)
+                self.assertEqual(one(db, "SELECT r2_checkpoint('object')"), 4)
+                db.close()
+                path = self.path(f"{how}/c.db")
+                stock = support.plain(path)
+                stock.executescript("CREATE TABLE t(x); INSERT INTO t VALUES(1); INSERT INTO t VALUES(2)")
+                stock.close()
+                third = self.open(f"{how}/c.db", conflict="error")
+                self.assertEqual(one(third, "SELECT r2_resolve('local')"), 5)
+                third.close()
+                if how == "resolve":
+                    self.fails(other.execute, "SELECT sync()", code=CONFLICT)
+                    self.assertEqual(one(other, "SELECT r2_resolve('fork')"), 5)
+                else:
+                    other.close()
+                    other = self.open(f"{how}/b.db", sync="manual")
+                self.assertEqual(self.rows(other), [1, 2])
+                self.assertEqual(len(self.bucket.list(self.key + "-forks")), 2)
+                self.assertEqual(self.add(other, 3), 6)
+                other.close()
 
     def test_commits_in_between(self):
         """sync=commit on the old lineage: refused and rolled back, then repeated on the new one."""

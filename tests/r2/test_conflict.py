@@ -74,6 +74,48 @@ class Conflict(support.Case):
         return found
 
 
+class Equal(Conflict):
+    """Two machines count the same, both from the same version: the bytes are equal, the work is not."""
+
+    def counted_twice(self, layout, mode, how):
+        self.key = f"equal/{layout}-{mode}-{how}.db"
+        self.remote = self.remote_of(self.key)
+        mine, theirs = (f"{side}/{layout}-{mode}-{how}.db" for side in "ab")
+        db = self.connect(mine, layout=layout)
+        db.execute(f"PRAGMA journal_mode={mode}")
+        db.execute("CREATE TABLE n(x)")
+        db.execute("INSERT INTO n VALUES(0)")
+        self.assertEqual(one(db, "SELECT sync()"), 1)
+        db.close()
+        peer = support.Peer(self, support.uri(self.path(mine), self.remote, sync="manual"))
+        peer("UPDATE n SET x=x+1")
+        self.assertEqual(peer("SELECT x FROM n"), [[1]])
+        if how == "closed":
+            peer("close")
+        peer.kill()
+        db = self.connect(theirs)
+        db.execute(f"PRAGMA journal_mode={mode}")
+        db.execute("UPDATE n SET x=x+1")
+        self.assertEqual(one(db, "SELECT sync()"), 2)
+        db.close()
+        db = self.connect(mine)
+        self.assertEqual(one(db, "SELECT x FROM n"), 1)
+        key, = self.forks()
+        with open(self.path("fork.db"), "wb") as file:
+            file.write(self.bucket.get(key).body)
+        fork = support.plain(self.path("fork.db"))
+        self.assertEqual(one(fork, "SELECT x FROM n"), 1)
+        fork.close()
+        db.close()
+
+    def test_never_merge(self):
+        for layout in ("log", "object"):
+            for mode in ("delete", "wal"):
+                for how in ("closed", "killed"):
+                    with self.subTest(layout=layout, mode=mode, how=how):
+                        self.counted_twice(layout, mode, how)
+
+
 class AtSync(Conflict):
     def test_the_error(self):
         db = self.local_change()
@@ -141,6 +183,23 @@ class AtSync(Conflict):
         reader = db.execute("SELECT 1 FROM t UNION ALL SELECT 2")
         reader.fetchone()
         self.fails(db.execute, "SELECT r2_resolve('remote')", says="unfinished statement")
+
+    def test_resolve_local_of_nothing(self):
+        """A file without a page wins over nothing: what follows stands on the remote's content."""
+        self.key += ".new"
+        self.remote = self.remote_of(self.key)
+        db = self.open("empty/app.db", sync="manual")
+        self.assertEqual(os.path.getsize(self.path("empty/app.db")), 0)
+        first = self.connect("first/app.db")
+        first.execute("CREATE TABLE t(x)")
+        first.execute("INSERT INTO t VALUES('first')")
+        self.assertEqual(one(first, "SELECT sync()"), 1)
+        self.fails(db.execute, "SELECT r2_resolve('local')", says="no local content")
+        self.assertEqual(self.forks(), [])
+        self.assertEqual(one(db, "SELECT r2_pull()"), 1)
+        db.execute("INSERT INTO t VALUES('second')")
+        self.assertEqual(one(db, "SELECT sync()"), 2)
+        self.assertEqual(self.in_remote(), (2, ["first", "second"]))
 
     def test_both_in_wal(self):
         db = self.open(sync="manual")

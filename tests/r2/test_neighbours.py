@@ -85,6 +85,51 @@ class Neighbours(support.Case):
         one(ours, "SELECT r2_resolve('fork')")
         self.assertEqual(neighbour.one("SELECT sync()"), 2)
 
+    def stranger(self, mode, ends):
+        """A neighbour wrote, and took it back or was killed; plain SQLite commits; an open beside them,
+        which has not compared that, must not take it for base."""
+        db = self.connect("a/app.db", sync="manual", layout=self.layout)
+        one(db, f"PRAGMA journal_mode={mode}")
+        db.execute("CREATE TABLE t(x)")
+        self.assertEqual(one(db, "SELECT sync()"), 1)
+        db.close()
+        os.utime(self.path("a/app.db"))     # who comes first compares it, and finds no log to know again
+        neighbour = self.peer("a/app.db", sync="manual")
+        neighbour("PRAGMA cache_size=4")
+        neighbour("BEGIN")
+        neighbour("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 99) "
+                  "INSERT INTO t SELECT randomblob(3000) FROM c")
+        if ends == "rollback":
+            neighbour("ROLLBACK")
+        else:
+            neighbour.kill()
+            neighbour = self.peer("a/app.db", sync="manual")
+        stock = support.plain(self.path("a/app.db"))
+        stock.execute("INSERT INTO t VALUES('stranger')")
+        stock.close()
+        self.other_pushes()
+        for n in range(2):      # what the first found out, the second must not forget
+            db = self.connect("a/app.db", sync="manual", refresh=0)
+            with self.subTest(n=n):
+                self.assertEqual(db.execute("SELECT x FROM t").fetchall(), [("stranger",)])
+                self.fails(one, db, "SELECT sync()", code=CONFLICT)
+            db.close()
+        one(self.connect("a/app.db", sync="manual"), "SELECT r2_resolve('fork')")
+        fork, = self.bucket.list(self.key + "-forks/")
+        self.assertIn(b"stranger", self.bucket.get(fork).body)
+
+    def test_stranger_after_a_rollback(self):
+        self.stranger("wal", "rollback")
+
+    def test_stranger_after_a_rollback_delete(self):
+        self.stranger("delete", "rollback")
+
+    def test_stranger_after_a_kill(self):
+        self.stranger("wal", "kill")
+
+    def test_stranger_after_a_kill_delete(self):
+        self.stranger("delete", "kill")
+
 
 class NeighboursInObject(Neighbours):
     layout = "object"

@@ -287,6 +287,38 @@ class Damage(Travel):
         self.assertEqual(one(past, "PRAGMA integrity_check"), "ok")
         self.assertEqual(flipped.hits, 1)
 
+    def test_a_kept_version_is_damaged(self):
+        """Object layout: on the way it is asked for once more; one that is damaged there is refused."""
+        proxy = self.proxy()
+        def open_it():
+            db = self.connect("b/app.db", sync="manual", layout="object", endpoint=proxy.endpoint)
+            self.addCleanup(db.close)
+            return db
+        db = open_it()
+        db.execute("CREATE TABLE t(x)")
+        db.execute("INSERT INTO t VALUES('first')")
+        self.assertEqual(one(db, "SELECT sync()"), 1)
+        db.close()
+        stock = support.plain(self.path("b/app.db"))
+        stock.execute("UPDATE t SET x = 'stock'")
+        stock.close()
+        db = open_it()
+        self.assertEqual(one(db, "SELECT sync()"), 2)
+        kept = self.segment(1, ".db")
+        at = self.bucket.get(kept, raw=True).body.index(b"first")
+        flipped = proxy.flip(at, method="GET", key=r"0001\.db$")
+        past = self.past(1, endpoint=proxy.endpoint)
+        self.assertEqual(self.x(past), ["first"])
+        past.close()
+        self.assertEqual(flipped.hits, 1)
+        flipped = proxy.flip(at, method="GET", key=r"0001\.db$", count=None)
+        self.fails(one, db, "SELECT r2_restore(1)", says=[kept, "checksum"])
+        self.assertEqual(self.x(db), ["stock"])
+        self.assertEqual(one(db, "SELECT r2_remote_version()"), 2)
+        proxy.clear_rules()
+        self.assertEqual(one(db, "SELECT r2_restore(1)"), 3)
+        self.assertEqual(self.x(db), ["first"])
+
     def test_the_end_of_a_log(self):
         """A change of layout that was cut short: the log's last name has no content of its own."""
         self.rows(3)

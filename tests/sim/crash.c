@@ -64,6 +64,8 @@ static void undo(struct machine *m, const struct folder_op *o)
     char name[300], to[300], trash[300];
     path_of(m, o->name, name);
     path_of(m, o->to, to);
+    /* also one that is gone again: the pages that it had kept are not */
+    if (m->folder_failed && strcmp(o->name, "app.db-journal") == 0) m->betrayed = true;
     trash_of(m, o->trash, trash);
     trace("  power loss: %s %s %s is undone",
           (const char *[]){"create", "unlink", "rename", "link"}[o->kind], o->name, o->to);
@@ -167,6 +169,7 @@ void power_loss(struct machine *m)
         cut_lost[k] = m->file[k].cut_after > kept;
     while (m->ops > kept)
         undo(m, &m->op[--m->ops]);
+    m->folder_failed = false;
     folder_synced(m);
     DIR *d = opendir(m->dir);
     while (d && count < FILES && (e = readdir(d)) != NULL)
@@ -195,7 +198,7 @@ void disk_reset(struct machine *m)
     for (int n = 0; n < FILES; n++)
         if (m->file[n].used) memset(&m->file[n], 0, sizeof m->file[n]);
     m->ops = m->trash = 0;
-    m->full = false;
+    m->full = m->folder_failed = m->betrayed = false;
     m->boots = (uint32_t)(sim->seed & 0xffff) << 8;
     new_boot(m);
 }

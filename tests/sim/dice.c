@@ -22,6 +22,8 @@ void dice(void)
     sim->travels = sim->seed % 3 == 0;
     sim->moves = sim->seed % 4 == 0;
     sim->timers = sim->seed % 5 < 2;
+    sim->counts = sim->seed % 7 == 0;
+    if (sim->counts) sim->stock = sim->resolve_local = sim->travels = sim->moves = false;
     /* in the object layout what plain SQLite changes keeps the version before it */
     if (sim->travels && sim->layout == R2_LAYOUT_OBJECT) sim->stock = true;
     *p = (struct chances){.lost = some(150),
@@ -39,6 +41,7 @@ void dice(void)
                           .hand = chance(800) ? below(400) : 0,
                           .call = chance(500) ? below(20) : below(sim->slots > 1 ? 200 : 30),
                           .pass = below(150)};
+    if (sim->counts) p->power = 0; /* what it takes along is not counted */
     if (sim->collects) {
         sim->retention_s = 3600;
         p->pass = 250;
@@ -65,11 +68,12 @@ void dice(void)
 void tell_dice(void)
 {
     const struct chances *p = &sim->p;
-    trace("%s layout, %u machines with %u processes, pages of %u, retention %u s%s%s%s%s%s",
+    trace("%s layout, %u machines with %u processes, pages of %u, retention %u s%s%s%s%s%s%s",
           sim->layout == R2_LAYOUT_LOG ? "log" : "object", sim->machines, sim->slots,
           sim->page_size, sim->retention_s, sim->stock ? ", plain SQLite, too" : "",
           sim->collects ? ", collecting" : "", sim->resolve_local ? ", local wins" : "",
-          sim->travels ? ", time travel" : "", sim->moves ? ", changes of layout" : "");
+          sim->travels ? ", time travel" : "", sim->moves ? ", changes of layout" : "",
+          sim->counts ? ", counting" : "");
     trace(
         "of 1000: lost %u, never %u, late %u, refused %u, denied %u, damaged %u, slow %u; kill %u, "
         "power %u; full %u, io %u; jump %u, pass %u; hand %u, call %u",
@@ -105,6 +109,7 @@ enum todo choose(struct worker *w)
         return DO_SYNC;
     }
     if (sim->timers && w->open && chance(200)) return DO_TIMER;
+    if (sim->counts && w->open && chance(300)) return DO_COUNT;
     if (sim->moves && w->open && chance(60)) return chance(500) ? DO_TO_LOG : DO_TO_OBJECT;
     if (!w->pid || !w->open)
         return sim->stock && chance(sim->travels ? 400 : 100) ? DO_STOCK : DO_OPEN;
@@ -115,5 +120,8 @@ enum todo choose(struct worker *w)
         at -= what[n].weight;
     if (what[n].todo == DO_STOCK && !sim->stock) return DO_COMMIT;
     if (what[n].todo == DO_RESOLVE_LOCAL && !sim->resolve_local) return DO_SYNC;
+    /* told to set aside what stands on one base, and the same again: one fork stands for both */
+    if (sim->counts && (what[n].todo == DO_RESOLVE_FORK || what[n].todo == DO_RESOLVE_REMOTE))
+        return DO_SYNC;
     return what[n].todo;
 }

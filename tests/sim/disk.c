@@ -492,11 +492,13 @@ OVER int fdatasync(int fd)
     if (!m || fd < 0 || fd >= FDS || !of_fd[fd]) return 0;
     on_call("fsync");
     if (fails(sim->p.io)) {
+        if (!f) m->folder_failed = true;
         errno = EIO;
         return -1;
     }
     sim->now_ns += MS;
     if (!f) {
+        m->folder_failed = false;
         folder_synced(m);
         return 0;
     }

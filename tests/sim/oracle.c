@@ -6,6 +6,7 @@
  *               from then on; what a failed COMMIT took back is nowhere, ever
  *   commits     what was committed locally is in the file, in a version or in a fork, unless the
  *               machine lost its power
+ *   counts      machines that did the same, to equal bytes, did it as often as it was promised
  *   the past    every version of the retention can be rebuilt; nothing younger is collected; what
  * is shown or restored is what it was: see past.c */
 #include "oracle_int.h"
@@ -41,12 +42,15 @@ static bool ask(const char *sql, int64_t *out)
     return sqlite3_finalize(s) == SQLITE_OK && row;
 }
 
+static int64_t last_counted; /* of what was judged last */
+
 /* The transactions that a database holds; `what` names it when it is damaged. */
 static void judge_image(const uint8_t *bytes, uint64_t size, const char *what, struct idset *ids)
 {
     sqlite3_stmt *s = NULL;
     int64_t n = 0, sum = 0, rows = 0;
     memset(ids, 0, sizeof *ids);
+    last_counted = 0;
     if (!size) return;
     uint8_t *copy = sqlite3_malloc64(size);
     memcpy(copy, bytes, size);
@@ -68,6 +72,7 @@ static void judge_image(const uint8_t *bytes, uint64_t size, const char *what, s
     sqlite3_finalize(s);
     if (!ask("SELECT total(n) FROM acct", &sum) || sum != rows)
         wrong("%s has %" PRId64 " rows and counters of %" PRId64, what, rows, sum);
+    if (sim->counts && !ask("SELECT n FROM twin", &last_counted)) wrong("%s does not count", what);
     for (uint32_t id = 1; id < IDS; id++)
         if (idset_has(ids, id) && idset_has(&know.never, id))
             wrong("%s holds transaction %u, which was rolled back", what, id);
@@ -124,6 +129,10 @@ static void add(const struct event *e, struct version *new, const struct version
     new->made_ns = sim->now_ns;
     new->checksum = checksum_of(new->image, new->page_size, new->pages);
     judge_image(new->image, (uint64_t) new->pages *new->page_size, what, &new->ids);
+    new->counted = last_counted;
+    if (before && new->counted < before->counted)
+        wrong("%s counts %" PRId64 ", the one before it %" PRId64, what, new->counted,
+              before->counted);
     if (know.count == VERSIONS) abort();
     know.v[know.count++] = *new;
     tally.versions++;
@@ -251,9 +260,22 @@ static void needless(const struct event *e, const struct idset *ids)
 {
     const struct version *v = newest();
     struct idset none = {{0}};
-    if (idset_lacks(&none, ids) < 0) return; /* two births of nothing */
-    if (v && !e->asked && !sim->stock && !know.vacuumed && idset_lacks(&v->ids, ids) < 0)
+    if (sim->counts || idset_lacks(&none, ids) < 0) return; /* two births of nothing */
+    /* what was told to win, and did not get through, stays another content */
+    bool told = e->asked || e->on_purpose;
+    if (v && !told && !sim->stock && !know.vacuumed && idset_lacks(&v->ids, ids) < 0)
         wrong("the fork %s was made although the remote has all of it", e->object.key);
+}
+
+/* What this fork has beyond the version that its machine had last: the one below its number. */
+static void count_fork(const struct event *e, uint64_t number)
+{
+    char text[64] = "", lineage[LINEAGE] = "";
+    if (object_meta(&e->object, "db-lineage", text, sizeof text))
+        memcpy(lineage, text, LINEAGE - 1);
+    const struct version *base = find_version(lineage, number - 1);
+    int64_t more = last_counted - (base ? base->counted : 0);
+    if (more > 0) know.counted_in_forks += more;
 }
 
 static void happened_at(const struct event *e)
@@ -275,6 +297,9 @@ static void happened_at(const struct event *e)
         if (e->kind == REQ_DEL) wrong("the fork %s was deleted", key);
         tally.forks++;
         judge_image(e->object.bytes, e->object.size, key, &ids);
+        count_fork(e, strtoull(rest + 7, NULL, 10));
+        /* SQLite itself rolled back over later pages there: it is kept as it is, damaged */
+        if (machine_of(e->worker)->betrayed) sim->wrong[0] = 0;
         needless(e, &ids);
         idset_join(&know.forks, &ids);
         return;
@@ -332,6 +357,10 @@ static void committed(int index)
     const struct machine *m = machine_of(index);
     int rc = w->rc & 0xff;
     if (w->stage == IN_COMMIT) return; /* it may have happened */
+    if (w->todo == DO_COUNT) {
+        know.counted += w->stage == AFTER_COMMIT && rc == SQLITE_OK;
+        return;
+    }
     if (w->stage == BEFORE_COMMIT || rc == SQLITE_BUSY) {
         idset_add(&know.never, w->id);
         if (idset_has(&know.pushed, w->id))
@@ -352,9 +381,10 @@ static void synced(int index)
     for (uint32_t k = 0; k < know.count; k++) {
         if (know.v[k].number != (uint64_t)w->version) continue;
         have = know.v[k].ids;
-        if (sim->slots > 1) { /* set aside by a neighbour */
+        if (sim->slots > 1) { /* set aside by a neighbour, and perhaps restored */
             idset_join(&have, &know.forks);
             idset_join(&have, &know.past);
+            idset_join(&have, &newest()->ids);
         }
         found = true;
         int lost = idset_lacks(&have, &w->before);
@@ -430,7 +460,9 @@ void oracle_begins(int index)
 void oracle_done(int index)
 {
     const struct worker *w = &sim->w[index];
-    if (w->todo == DO_COMMIT || w->todo == DO_ROLLBACK || w->todo == DO_STOCK) committed(index);
+    if (w->todo == DO_COMMIT || w->todo == DO_COUNT || w->todo == DO_ROLLBACK ||
+        w->todo == DO_STOCK)
+        committed(index);
     if (w->todo == DO_SYNC && w->rc == SQLITE_OK && w->read) synced(index);
     if (w->todo == DO_RESOLVE_LOCAL && w->rc == SQLITE_OK) machine_of(index)->wins = false;
     if ((w->todo == DO_READ || w->todo == DO_PULL) && w->rc == SQLITE_OK && w->read)
@@ -442,7 +474,9 @@ void oracle_done(int index)
 void oracle_killed(int index)
 {
     const struct worker *w = &sim->w[index];
-    if (w->todo == DO_COMMIT || w->todo == DO_ROLLBACK || w->todo == DO_STOCK) committed(index);
+    if (w->todo == DO_COMMIT || w->todo == DO_COUNT || w->todo == DO_ROLLBACK ||
+        w->todo == DO_STOCK)
+        committed(index);
 }
 
 /* What was committed and not pushed may be gone. */
@@ -472,6 +506,10 @@ void oracle_final(void)
     if (id >= 0)
         wrong("transaction %d, which was %s, is in the end neither in the remote nor in a fork", id,
               idset_has(&know.acked, (uint32_t)id) ? "acknowledged" : "committed");
+    int64_t counted = (v ? v->counted : 0) + know.counted_in_forks;
+    if (counted < know.counted)
+        wrong("%" PRId64 " counts were committed; the remote and the forks have %" PRId64,
+              know.counted, counted);
     const struct worker *fresh = &sim->w[FRESH * SLOTS];
     if (v && fresh->read &&
         (idset_lacks(&fresh->seen, &v->ids) >= 0 || idset_lacks(&v->ids, &fresh->seen) >= 0))

@@ -14,9 +14,10 @@ struct version {
     uint64_t checksum;
     int64_t made_ns;
     struct idset ids;
-    bool log;  /* of a lineage in the log layout */
-    bool end;  /* the segment that ends it */
-    bool kept; /* a restore in the object layout replaced it */
+    int64_t counted; /* how often DO_COUNT is in it */
+    bool log;        /* of a lineage in the log layout */
+    bool end;        /* the segment that ends it */
+    bool kept;       /* a restore in the object layout replaced it */
 };
 
 struct known {
@@ -32,6 +33,7 @@ struct known {
     struct idset head_then[WORKERS], local_then[WORKERS]; /* when the command began */
     uint32_t purposes, purposes_then[WORKERS];
     bool vacuumed;
+    int64_t counted, counted_in_forks; /* promised; and of that, what only forks have */
 };
 extern struct known know;
 

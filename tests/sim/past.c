@@ -52,6 +52,33 @@ void collected(const struct event *e, const char *lineage, uint64_t number, bool
 
 /* ---- the same content ---- */
 
+static uint32_t word(const uint8_t *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* Is it a leaf of the free list? What such a page holds is no content: a rollback leaves it
+ * changed. */
+static bool is_leaf(const struct version *v, uint32_t pgno)
+{
+    uint32_t trunk = word(v->image + 32);
+    for (uint32_t k = 0; k < v->pages && trunk > 1 && trunk <= v->pages; k++) {
+        const uint8_t *page = v->image + (size_t)(trunk - 1) * v->page_size;
+        uint32_t leaves = word(page + 4);
+        for (uint32_t n = 0; n < leaves && n < v->page_size / 4 - 2; n++)
+            if (word(page + 8 + 4 * n) == pgno) return true;
+        trunk = word(page);
+    }
+    return false;
+}
+
+static bool same_page(const struct version *a, const struct version *b, uint32_t pgno)
+{
+    size_t at = (size_t)(pgno - 1) * a->page_size, skip = pgno == 1 ? 100 : 0;
+    return memcmp(a->image + at + skip, b->image + at + skip, a->page_size - skip) == 0 ||
+           (is_leaf(a, pgno) && is_leaf(b, pgno));
+}
+
 /* But for the fields of page 1 that say which version it is, and the journal mode. */
 static bool same_content(const struct version *a, const struct version *b)
 {
@@ -65,9 +92,10 @@ static bool same_content(const struct version *a, const struct version *b)
     for (size_t k = 0; k < sizeof may_differ / sizeof *may_differ; k++)
         memset(page[0] + may_differ[k].at, 0, may_differ[k].n),
             memset(page[1] + may_differ[k].at, 0, may_differ[k].n);
-    size_t all = (size_t)a->pages * a->page_size;
-    return memcmp(page[0], page[1], 100) == 0 &&
-           memcmp(a->image + 100, b->image + 100, all - 100) == 0;
+    bool same = memcmp(page[0], page[1], 100) == 0;
+    for (uint32_t pgno = 1; same && pgno <= a->pages; pgno++)
+        same = same_page(a, b, pgno);
+    return same;
 }
 
 void judge_move(const struct version *new, const struct version *before)

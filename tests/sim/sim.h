@@ -87,7 +87,9 @@ struct machine {
     int64_t skew_ns; /* its wall clock against the world's */
     int64_t booted_ns;
     uint32_t boots;
-    bool full; /* the disk */
+    bool full;          /* the disk */
+    bool folder_failed; /* its last sync did, which SQLite takes no notice of */
+    bool betrayed;      /* and then a journal came back in a power loss */
     struct file file[FILES];
     uint32_t ops;
     struct folder_op op[OPS];
@@ -148,6 +150,7 @@ enum todo {
     DO_OPEN,
     DO_CLOSE,
     DO_COMMIT,
+    DO_COUNT, /* a commit whose bytes do not say who made it */
     DO_ROLLBACK,
     DO_SYNC,
     DO_PULL,
@@ -209,7 +212,7 @@ struct sim {
     uint64_t rng, seed;
     int64_t now_ns;
     struct chances p;
-    bool calm, settled, verbose, stock, resolve_local, collects, travels, moves, timers;
+    bool calm, settled, verbose, stock, resolve_local, collects, travels, moves, timers, counts;
     enum r2_layout_kind layout;
     uint32_t machines, slots, retention_s, page_size;
     uint32_t next_id, next_process;

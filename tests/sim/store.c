@@ -189,8 +189,9 @@ static enum r2_code change(struct r2_store *s, struct r2_call *call, struct flig
         *f = *mine;
         f->used = true;
         f->worker = me;
-        f->on_purpose = machine_of(me)->wins;
         bool told = !thread_runs(); /* not what the background thread does */
+        /* a neighbour's may have ended meanwhile */
+        f->on_purpose = machine_of(me)->wins || (told && w->todo == DO_RESOLVE_LOCAL);
         f->moves = told && (w->todo == DO_TO_LOG || w->todo == DO_TO_OBJECT);
         f->restores = told && w->todo == DO_RESTORE ? w->wanted : 0;
         f->asked = told && w->todo >= DO_RESOLVE_FORK && w->todo <= DO_RESOLVE_LOCAL;

@@ -216,6 +216,8 @@ static int do_open(bool plain)
 static const char CREATE[] = "CREATE TABLE IF NOT EXISTS log(id INTEGER PRIMARY KEY, x, who, pad);"
                              "CREATE TABLE IF NOT EXISTS acct(k INTEGER PRIMARY KEY, n, pad);"
                              "CREATE TABLE IF NOT EXISTS junk(k INTEGER PRIMARY KEY, b)";
+static const char CREATE_COUNT[] = "CREATE TABLE IF NOT EXISTS twin(k INTEGER PRIMARY KEY, n);"
+                                   "INSERT OR IGNORE INTO twin VALUES(0, 0)";
 
 /* The same in every transaction, and something else. */
 static int change(uint32_t id)
@@ -238,14 +240,23 @@ static int change(uint32_t id)
     return rc;
 }
 
-static int transaction(bool roll_back)
+static int create_and_change(void)
 {
     int64_t n;
+    int rc = SQLITE_OK;
+    if (number("SELECT count(*) FROM sqlite_schema WHERE name='log'", &n) || !n) {
+        rc = run(CREATE);
+        if (!rc && sim->counts) rc = run(CREATE_COUNT);
+    }
+    return rc ? rc : change(w()->id);
+}
+
+static int transaction(bool roll_back)
+{
     int rc = run("BEGIN IMMEDIATE");
     if (rc) return rc;
     thread_maybe();
-    if (number("SELECT count(*) FROM sqlite_schema WHERE name='log'", &n) || !n) rc = run(CREATE);
-    if (!rc) rc = change(w()->id);
+    rc = w()->todo == DO_COUNT ? run("UPDATE twin SET n=n+1") : create_and_change();
     thread_maybe();
     if (!rc && !roll_back) {
         w()->stage = IN_COMMIT;
@@ -315,6 +326,7 @@ static void obey(void)
         db = NULL;
         break;
     case DO_COMMIT:
+    case DO_COUNT:
     case DO_ROLLBACK:
         w()->rc = transaction(todo == DO_ROLLBACK);
         break;

@@ -172,6 +172,45 @@ static void written_by_plain_sqlite(void)
     }
 }
 
+/* The machine lost its power, and the file's times are those that were known before. */
+static void started_anew_with_old_times(struct machine *m)
+{
+    struct r2_state *s;
+    struct r2_record k;
+    struct r2_identity now;
+    bool anew;
+    if (r2_state_open(m->path, &s, &err) || r2_state_lock(s, 1000, &anew, &err) ||
+        r2_state_load(s, m->config.url, &k, &err) || r2_identity_of(m->path, &now, &err))
+        abort();
+    now.counter = k.identity.counter;
+    now.taken_ms += 60000;
+    k.identity = now;
+    memset(r2_state_live(s)->boot_id, 7, 16);
+    if (r2_state_save(s, &k, &err)) abort();
+    r2_state_unlock(s);
+    r2_state_close(s);
+}
+
+static void written_before_a_power_loss(void)
+{
+    for (int wal = 0; wal < 2; wal++) {
+        start();
+        both_at_1();
+        if (wal) stock(a.path, "PRAGMA journal_mode=WAL");
+        CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
+        CU_ASSERT_EQUAL(session(&b, NULL), R2_OK);
+        CU_ASSERT_EQUAL(session(&b, SET(12)), R2_OK);
+        stock(a.path, SET(13));
+        started_anew_with_old_times(&a);
+        IS_AT(&a, 3, 12);
+        CU_ASSERT_EQUAL(fork_value(), 13); /* and not overwritten by a pull */
+        stock(a.path, SET(14));
+        started_anew_with_old_times(&a);
+        IS_AT(&a, 4, 14);
+        stop();
+    }
+}
+
 /* It leads back to an earlier version's content: that is a change like any other, not a backup. */
 static void plain_sqlite_undoes_a_change(void)
 {
@@ -776,10 +815,11 @@ static void status_counts(void)
 
 UNIT_MAIN("replica", UNIT(birth_push_pull), UNIT(pull_while_open), UNIT(no_request_when_clean),
           UNIT(loose_pages_are_no_change), UNIT(page_size_changes), UNIT(written_by_plain_sqlite),
-          UNIT(plain_sqlite_undoes_a_change), UNIT(old_copy_of_the_database),
-          UNIT(old_copy_in_wal_mode), UNIT(another_database_put_in_its_place),
-          UNIT(old_copy_of_the_state), UNIT(old_copy_of_both), UNIT(deleted_database),
-          UNIT(deleted_state), UNIT(deleted_state_while_open), UNIT(state_cut_short),
+          UNIT(written_before_a_power_loss), UNIT(plain_sqlite_undoes_a_change),
+          UNIT(old_copy_of_the_database), UNIT(old_copy_in_wal_mode),
+          UNIT(another_database_put_in_its_place), UNIT(old_copy_of_the_state),
+          UNIT(old_copy_of_both), UNIT(deleted_database), UNIT(deleted_state),
+          UNIT(deleted_state_while_open), UNIT(state_cut_short),
           UNIT(a_first_transaction_in_progress), UNIT(conflict_forks),
           UNIT(conflict_error_then_resolved), UNIT(local_wins_over_a_moving_remote),
           UNIT(fork_cannot_be_kept), UNIT(fork_is_there_already), UNIT(remote_is_gone),

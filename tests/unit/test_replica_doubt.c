@@ -379,6 +379,272 @@ static void certainly_not_sent(void)
     stop();
 }
 
+static struct r2_os real;
+
+/* Once a segment is in the bucket no record can be written. */
+static ssize_t no_record(int fd, const void *from, size_t n, off_t at)
+{
+    errno = EIO;
+    return script.others && n == R2_STATE_SLOT ? -1 : real.pwrite(fd, from, n, at);
+}
+
+static void push_without_a_record(void)
+{
+    uint64_t version = 0;
+    if (open_it(&a) != R2_OK) _exit(1);
+    commit(&a, SET(12));
+    script.others = 0;
+    real = r2_os;
+    r2_os.pwrite = no_record;
+    _exit(r2_replica_sync(a.r, &version, &err) == R2_OK && version == 3 ? 9 : 2);
+}
+
+/* Landed, and the disk refuses the record that says so: the one before still holds, with the page
+ * checksums that it names. */
+static void landed_and_not_recorded(void)
+{
+    int status = 0;
+    bool anew;
+    struct r2_state *s;
+    struct r2_record k;
+    start();
+    a.config.layout = b.config.layout = R2_LAYOUT_LOG;
+    CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
+    CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) push_without_a_record();
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) abort();
+    CU_ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 9);
+    if (r2_state_open(a.path, &s, &err) || r2_state_lock(s, 1000, &anew, &err)) abort();
+    CU_ASSERT_EQUAL(r2_state_load(s, a.config.url, &k, &err), R2_OK);
+    CU_ASSERT_TRUE(k.base.version == 2 && k.pending.v.version == 3);
+    r2_state_unlock(s);
+    r2_state_close(s);
+    CU_ASSERT_EQUAL(session(&a, SET(13)), R2_OK);
+    CU_ASSERT_EQUAL(session(&b, NULL), R2_OK);
+    CU_ASSERT_TRUE(value(&a) == 13 && value(&b) == 13);
+    CU_ASSERT_EQUAL(fork_count(), 0);
+    stop();
+}
+
+static void it_lands_and_nobody_answers(void)
+{
+    a.r->store->skew_ms = 0;
+    if (deliver() != R2_OK) abort();
+    script.blind = true;
+}
+
+static void the_machine_sleeps(void)
+{
+    a.r->store->skew_ms = 40 * 60 * 1000;
+    script.before_get = it_lands_and_nobody_answers;
+}
+
+/* In doubt, and it lands between two looks of the next push, of which the second gets no answer:
+ * what fails before a push was begun leaves the doubt as it was. */
+static void landed_between_two_looks(void)
+{
+    for (int more = 0; more < 2; more++) {
+        uint64_t version = 0;
+        start();
+        a.config.layout = b.config.layout = R2_LAYOUT_LOG;
+        CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
+        CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
+        CU_ASSERT_EQUAL(open_it(&a), R2_OK);
+        commit(&a, SET(12));
+        script.fork = LOST;
+        CU_ASSERT_EQUAL(r2_replica_sync(a.r, &version, &err), R2_UNKNOWN);
+        if (more) commit(&a, SET(13));
+        script.before_get = the_machine_sleeps;
+        CU_ASSERT_EQUAL(r2_replica_sync(a.r, &version, &err), R2_UNREACHABLE);
+        CU_ASSERT_TRUE(!script.late.there && !script.blind);
+        CU_ASSERT_EQUAL(r2_replica_sync(a.r, &version, &err), R2_OK);
+        CU_ASSERT_EQUAL(version, more ? 4 : 3);
+        CU_ASSERT_EQUAL(close_it(&a, true), R2_OK);
+        CU_ASSERT_EQUAL(session(&b, NULL), R2_OK);
+        CU_ASSERT_EQUAL(value(&b), more ? 13 : 12);
+        CU_ASSERT_EQUAL(fork_count(), 0);
+        stop();
+    }
+}
+
+static struct r2_record record_of(struct machine *m, const struct r2_record *put)
+{
+    struct r2_state *s;
+    struct r2_record k;
+    bool anew;
+    if (r2_state_open(m->path, &s, &err) || r2_state_lock(s, 1000, &anew, &err) ||
+        r2_state_load(s, m->config.url, &k, &err))
+        abort();
+    uint64_t sequence = k.sequence;
+    if (put) k = *put;
+    k.sequence = sequence;
+    if (put && r2_state_save(s, &k, &err)) abort();
+    r2_state_unlock(s);
+    r2_state_close(s);
+    return k;
+}
+
+static long reads, fail_read;
+
+static ssize_t failing_read(int fd, void *to, size_t n, off_t at)
+{
+    errno = EIO;
+    return ++reads == fail_read ? -1 : real.pread(fd, to, n, at);
+}
+
+/* A pull is in the file, and not recorded; then one read fails, each in turn: an error at worst. */
+static void pulled_and_a_read_fails(void)
+{
+    start();
+    both_at_1();
+    struct r2_record before = record_of(&b, NULL), cut = before;
+    CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
+    CU_ASSERT_EQUAL(session(&b, NULL), R2_OK);
+    struct r2_record after = record_of(&b, NULL);
+    CU_ASSERT_TRUE(after.base.version == 2 && after.area == (before.area ^ 1));
+    CU_ASSERT_EQUAL(session(&a, SET(12)), R2_OK);
+    cut.pending.kind = R2_PENDING_PULL;
+    cut.pending.v = after.base;
+    cut.pending.layout = after.layout;
+    enum r2_code rc = R2_IO;
+    record_of(&b, &cut);
+    shell("cp -r '%s' '%s'", kit_path("b"), kit_path("cut"));
+    for (fail_read = 1; fail_read == 1 || reads >= fail_read - 1; fail_read++) {
+        shell("cp '%s'/* '%s'", kit_path("cut"), kit_path("b"));
+        real = r2_os;
+        r2_os.pread = failing_read;
+        reads = 0;
+        rc = session(&b, NULL);
+        r2_os = real;
+        CU_ASSERT_EQUAL(fork_count(), 0);
+    }
+    CU_ASSERT_EQUAL(rc, R2_OK);
+    CU_ASSERT_TRUE(fail_read > 5);
+    IS_AT(&b, 3, 12);
+    stop();
+}
+
+/* A COMMIT landed, and what became of it here was not written down: whichever read of the files
+ * fails then, it stays ours. */
+static void landed_and_a_read_fails(void)
+{
+    for (fail_read = 1; fail_read == 1 || reads >= fail_read - 1; fail_read++) {
+        uint64_t v;
+        start();
+        a.config.layout = b.config.layout = R2_LAYOUT_LOG;
+        CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
+        CU_ASSERT_EQUAL(open_it(&a), R2_OK);
+        commit(&a, SET(11));
+        script.fork = LANDED_BLIND;
+        CU_ASSERT_EQUAL(sync_it(&a, &v), R2_UNKNOWN);
+        struct r2_record k = record_of(&a, NULL);
+        k.pending.exact = true;
+        record_of(&a, &k);
+        real = r2_os;
+        r2_os.pread = failing_read;
+        reads = 0;
+        (void)sync_it(&a, &v);
+        r2_os = real;
+        CU_ASSERT_EQUAL(sync_it(&a, &v), R2_OK);
+        CU_ASSERT_EQUAL(v, 2);
+        CU_ASSERT_EQUAL(close_it(&a, true), R2_OK);
+        CU_ASSERT_EQUAL(session(&b, SET(12)), R2_OK);
+        CU_ASSERT_EQUAL(session(&a, NULL), R2_OK);
+        CU_ASSERT_EQUAL(value(&a), 12);
+        CU_ASSERT_EQUAL(fork_count(), 0);
+        stop();
+    }
+    CU_ASSERT_TRUE(fail_read > 5);
+}
+
+static ssize_t no_record_once(int fd, const void *from, size_t n, off_t at)
+{
+    if (n != R2_STATE_SLOT) return real.pwrite(fd, from, n, at);
+    r2_os.pwrite = real.pwrite;
+    errno = EIO;
+    return -1;
+}
+
+/* What was sent was taken back here, as a COMMIT's is. A later try, of what the file holds, got no
+ * further than its page checksums: they are not those of the one that may still land. */
+static void taken_back_and_tried_again(void)
+{
+    uint64_t version = 0;
+    start();
+    a.config.layout = b.config.layout = R2_LAYOUT_LOG;
+    CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
+    CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
+    CU_ASSERT_EQUAL(open_it(&a), R2_OK);
+    commit(&a, SET(12));
+    script.fork = LOST;
+    CU_ASSERT_EQUAL(r2_replica_sync(a.r, &version, &err), R2_UNKNOWN);
+    commit(&a, SET(11));
+    r2_replica_detach(a.r);
+    struct r2_record k = record_of(&a, NULL);
+    CU_ASSERT_TRUE(k.pending.kind == R2_PENDING_PUSH && k.pending.tries == 1);
+    k.pending.try[0].gone = true;
+    record_of(&a, &k);
+    a.config.sync = R2_SYNC_MANUAL; /* the open shall not push */
+    CU_ASSERT_EQUAL(open_it(&a), R2_OK);
+    real = r2_os;
+    r2_os.pwrite = no_record_once;
+    CU_ASSERT_NOT_EQUAL(r2_replica_sync(a.r, &version, &err), R2_OK);
+    CU_ASSERT_PTR_EQUAL(r2_os.pwrite, real.pwrite);
+    r2_replica_detach(a.r);
+    CU_ASSERT_EQUAL(deliver(), R2_OK);
+    CU_ASSERT_EQUAL(session(&a, NULL), R2_OK);
+    CU_ASSERT_EQUAL(value(&a), 12);
+    CU_ASSERT_EQUAL(session(&b, NULL), R2_OK);
+    CU_ASSERT_EQUAL(value(&b), 12);
+    stop();
+}
+
+/* The first of two puts of KEY that nobody heard of lands. */
+static void first_lands(char *bytes, size_t n, const struct r2_meta *meta)
+{
+    kit_write_file(kit_path("first"), bytes, n);
+    put_object(kit_path("first"), meta->text);
+    free(bytes);
+}
+
+/* The same content is tried in another layout (`birth`: version 1; or a change of layout and then
+ * sync()): whichever of the two lands, its layout is the one that is gone on in. */
+static void tried_in_two_layouts(void)
+{
+    for (int birth = 0; birth < 2; birth++) {
+        uint64_t v;
+        start();
+        if (!birth) both_at_1();
+        CU_ASSERT_EQUAL(open_it(&a), R2_OK);
+        if (birth) commit(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)");
+        script.put = LOST;
+        enum r2_code rc = birth ? sync_it(&a, &v) : r2_replica_checkpoint(a.r, "log", &v, &err);
+        CU_ASSERT_EQUAL(rc, R2_UNKNOWN);
+        char *bytes = script.late.bytes;
+        script.late.bytes = NULL;
+        size_t n = script.late.n;
+        struct r2_meta meta = script.late.meta;
+        r2_replica_detach(a.r);
+        if (birth) a.config.layout = b.config.layout = R2_LAYOUT_LOG;
+        script.put = LOST;
+        CU_ASSERT_EQUAL(open_it(&a), R2_OK); /* and tries again */
+        CU_ASSERT_EQUAL(script.put, SERVE);
+        first_lands(bytes, n, &meta);
+        CU_ASSERT_EQUAL(sync_it(&a, &v), R2_OK);
+        CU_ASSERT_EQUAL(v, birth ? 1 : 2);
+        CU_ASSERT_EQUAL(close_it(&a, true), R2_OK);
+        CU_ASSERT_EQUAL(record_of(&a, NULL).layout, remote().layout);
+        CU_ASSERT_EQUAL(session(&b, SET(11)), R2_OK);
+        CU_ASSERT_EQUAL(session(&a, SET(12)), R2_OK);
+        CU_ASSERT_EQUAL(session(&b, NULL), R2_OK);
+        CU_ASSERT_TRUE(value(&a) == 12 && value(&b) == 12);
+        CU_ASSERT_EQUAL(fork_count(), 0);
+        stop();
+    }
+}
+
 UNIT_MAIN("replica_doubt", UNIT(killed_before_the_put), UNIT(killed_after_the_put),
           UNIT(killed_after_the_put_and_hidden), UNIT(killed_before_the_put_and_overtaken),
           UNIT(written_over_a_landed_intent), UNIT(old_copy_over_a_landed_intent),
@@ -387,4 +653,6 @@ UNIT_MAIN("replica_doubt", UNIT(killed_before_the_put), UNIT(killed_after_the_pu
           UNIT(a_later_content_lands_instead), UNIT(back_at_the_base_content),
           UNIT(somebody_else_took_the_number), UNIT(ours_and_then_somebody_elses),
           UNIT(moved_on_between_look_and_fetch), UNIT(too_many_tries), UNIT(births_in_doubt),
-          UNIT(certainly_not_sent))
+          UNIT(certainly_not_sent), UNIT(landed_and_not_recorded), UNIT(landed_between_two_looks),
+          UNIT(pulled_and_a_read_fails), UNIT(landed_and_a_read_fails),
+          UNIT(taken_back_and_tried_again), UNIT(tried_in_two_layouts))

@@ -97,6 +97,8 @@ static void fill(struct r2_record *r)
     r->left.ino = 17;
     r->left_seq = UINT64_MAX - 6;
     r->conflict_version = UINT64_MAX;
+    r->surplus = UINT64_MAX - 7;
+    r->surplus_seq = UINT64_MAX - 8;
     r->held = R2_HELD_MAX;
     for (unsigned i = 0; i < R2_HELD_MAX; i++)
         r->held_content[i] = UINT64_MAX - 100 - i;

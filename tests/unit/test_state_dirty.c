@@ -6,7 +6,9 @@
 #include "../../vfs/os.h"
 #include "../../vfs/state.h"
 
+#include <errno.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
 static char dir[256], db[300];
@@ -213,6 +215,53 @@ static void a_dead_writer(void)
     end();
 }
 
+static void *no_memory(void *at, size_t n, int prot, int flags, int fd, off_t off)
+{
+    (void)at, (void)n, (void)prot, (void)flags, (void)fd, (void)off;
+    errno = ENOMEM;
+    return MAP_FAILED;
+}
+
+/* A page could not be marked (no memory, a full disk). A look that compares every page before that
+ * transaction commits makes the maps complete, but not for it. Three ways on: it looks itself
+ * (sync=commit); it ends; nobody could say which page it was (shim_io.c cannot_mark), and it ends.
+ */
+static void not_marked_and_a_look(void)
+{
+    for (int how = 0; how < 3; how++) {
+        bool own = how == 0;
+        struct r2_marks m = {0};
+        begin();
+        struct r2_state *other = open_state(), *s = open_state();
+        settle(other);
+        start(s, &m);
+        struct r2_os real = r2_os;
+        r2_os.mmap = no_memory;
+        if (how < 2) r2_state_mark_page(s, &m, 7);
+        r2_os = real;
+        if (how == 2) r2_state_unseen(s), m.lost = true;
+        struct r2_dirty d = take(other, false);
+        CU_ASSERT_FALSE(d.complete);
+        r2_state_dirty_done(other, &d, true);
+        if (own && r2_state_take_own(s, &m, &d, &err)) abort();
+        if (own) {
+            CU_ASSERT_TRUE(has(&d, 7) || !d.complete);
+            r2_state_dirty_done(s, &d, true);
+        }
+        r2_state_ended(s, &m);
+        d = take(other, false);
+        if (!own) CU_ASSERT_TRUE(has(&d, 7) || !d.complete);
+        r2_state_dirty_done(other, &d, true);
+        d = take(other, false);
+        CU_ASSERT_TRUE(d.complete);
+        r2_state_dirty_done(other, &d, true);
+        r2_marks_free(&m);
+        r2_state_close(s);
+        r2_state_close(other);
+        end();
+    }
+}
+
 static void unseen_during_a_look(void)
 {
     begin();
@@ -363,4 +412,5 @@ static void nothing_is_forgotten(void)
 
 UNIT_MAIN("state_dirty", UNIT(marks_are_taken_once), UNIT(a_commit_behind_the_look),
           UNIT(a_large_commit_behind_the_look), UNIT(own_transaction), UNIT(a_dead_writer),
-          UNIT(unseen_during_a_look), UNIT(stamps), UNIT(nothing_is_forgotten))
+          UNIT(unseen_during_a_look), UNIT(not_marked_and_a_look), UNIT(stamps),
+          UNIT(nothing_is_forgotten))

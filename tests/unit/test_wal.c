@@ -665,6 +665,50 @@ static void continues_a_living_log(void)
     pair_free(&p);
 }
 
+static bool goes_on(const char *name, const struct r2_wal_end *end)
+{
+    struct bytes w = file_read(path(name, "-wal"));
+    struct source s = {.at = w.at, .n = w.n};
+    bool yes = false;
+    CU_ASSERT_EQUAL(r2_wal_goes_on(source_read, &s, end, &yes, NULL), R2_OK);
+    free(w.at);
+    return yes;
+}
+
+static void goes_on_beyond_what_the_index_knows(void)
+{
+    sqlite3 *db = database_new("beyond", 1024);
+    struct r2_wal_end none = {0}, end, begun;
+    CU_ASSERT(!goes_on("beyond", &none));
+    insert(db, 1024, 2);
+    end = mark_of("beyond");
+    CU_ASSERT(goes_on("beyond", &none) && !goes_on("beyond", &end));
+    run(db, "BEGIN");
+    insert(db, 1024, 12); /* spills, and commits nothing */
+    CU_ASSERT(!goes_on("beyond", &end));
+    run(db, "ROLLBACK");
+    CU_ASSERT(!goes_on("beyond", &end));
+    run(db, "BEGIN");
+    insert(db, 1024, 40); /* more frames than are read at a time */
+    run(db, "COMMIT");
+    CU_ASSERT(goes_on("beyond", &end));
+    end = mark_of("beyond");
+    run(db, "PRAGMA wal_checkpoint(RESTART)");
+    /* the index has the next log's salt, and the old log's frames are still there */
+    begun = (struct r2_wal_end){.salt = {end.salt[0] + 1, 12345}};
+    CU_ASSERT(!goes_on("beyond", &begun) && !goes_on("beyond", &end));
+    insert(db, 1024, 1);
+    begun = mark_of("beyond");
+    CU_ASSERT(begun.salt[0] == end.salt[0] + 1);
+    CU_ASSERT(!goes_on("beyond", &begun) && goes_on("beyond", &end));
+    begun.frames = 0; /* a commit in a log that was only begun */
+    CU_ASSERT(goes_on("beyond", &begun));
+    run(db, "PRAGMA wal_checkpoint(TRUNCATE)");
+    CU_ASSERT(!goes_on("beyond", &begun) && !goes_on("beyond", &end));
+    struct pair p = database_take(db, "beyond", 1024);
+    pair_free(&p);
+}
+
 static void continues_looks_at_every_part_of_the_mark(void)
 {
     struct pair p = small(), other = small();
@@ -740,5 +784,6 @@ UNIT_MAIN("wal", UNIT(make_folder), UNIT(whole_histories),
           UNIT(cut_short_near_every_frame_border), UNIT(one_flipped_bit_in_every_byte),
           UNIT(big_endian_checksums), UNIT(hostile_headers), UNIT(hostile_frames),
           UNIT(more_than_one_chunk), UNIT(failing_reads), UNIT(a_refusing_callback_ends_the_walk),
-          UNIT(continues_a_living_log), UNIT(continues_looks_at_every_part_of_the_mark),
-          UNIT(checksum_against_the_definition), UNIT(remove_folder))
+          UNIT(continues_a_living_log), UNIT(goes_on_beyond_what_the_index_knows),
+          UNIT(continues_looks_at_every_part_of_the_mark), UNIT(checksum_against_the_definition),
+          UNIT(remove_folder))
