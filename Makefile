@@ -188,6 +188,7 @@ fuzz:
 	@scripts/fuzz --seconds $(or $(SECONDS),60)
 
 soak: all
+	@scripts/soak lock-page
 	@scripts/soak --minutes $(or $(MINUTES),60)
 
 bench: all
