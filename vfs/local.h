@@ -92,6 +92,7 @@ enum r2_code r2_local_goes_on(struct r2_local *l, bool *yes, struct r2_err *e);
  * content.
  */
 enum r2_code r2_local_stamp(struct r2_local *l, struct r2_stamp *out, struct r2_err *e);
+
 /* What the transaction reads is on the disk when this returns: the -wal, or the file and the
  * removal of its journal, whatever `synchronous` the writers had. */
 enum r2_code r2_local_sync(struct r2_local *l, struct r2_err *e);

@@ -536,8 +536,7 @@ bool r2_replica_was_folded(struct r2_replica *r)
 {
     struct r2_identity id;
     struct r2_err ignored;
-    return r2_state_stamp(r->state).kind == 3 && r2_identity_of(r->path, &id, &ignored) == R2_OK &&
-           r2_state_sealed(r->state, &id);
+    return r2_identity_of(r->path, &id, &ignored) == R2_OK && r2_state_sealed(r->state, &id);
 }
 
 void r2_replica_marked(struct r2_replica *r, const struct r2_mark *mark)

@@ -202,6 +202,8 @@ enum r2_code r2_push_landed(struct r2_op *op, struct r2_staged *s, const struct 
                             uint64_t *version);
 
 /* replica_pull.c */
+/* The error of a pull that finds, under the write lock, that somebody has written meanwhile. */
+enum r2_code r2_changed_meanwhile(struct r2_op *op);
 /* What the local file must hold for a pull to go through. */
 struct r2_expect {
     const struct r2_image *image; /* exactly this; NULL: base, or nothing (absent) */

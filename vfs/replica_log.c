@@ -249,9 +249,7 @@ static enum r2_code still_base(struct r2_op *op, struct r2_local *l, struct r2_d
     if (!rc) rc = r2_changes_only_loose(&c, &from, &loose, &equal, e);
     if (!rc && !equal) {
         r2_look_again(op);
-        rc = r2_fail(e, R2_BUSY,
-                     "%s was changed while a newer version was being fetched; it was left as it is",
-                     op->r->path);
+        rc = r2_changed_meanwhile(op);
     }
     for (uint32_t n = 0; !rc && loose.pages && n < c.patch.count; n++) {
         uint32_t pgno = c.patch.page[n].pgno;

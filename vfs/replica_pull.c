@@ -130,6 +130,13 @@ static enum r2_code link_into_place(struct r2_op *op, struct r2_image *image, bo
     return r2_sync_folder_of(op->r->path, op->call.err);
 }
 
+enum r2_code r2_changed_meanwhile(struct r2_op *op)
+{
+    return r2_fail(op->call.err, R2_BUSY,
+                   "%s was changed while a newer version was being fetched; it was left as it is",
+                   op->r->path);
+}
+
 /* Under the lock: does the file hold what the decision was made on? */
 static enum r2_code still_expected(struct r2_op *op, struct r2_local *l, struct r2_image *now,
                                    const struct r2_expect *expect)
@@ -151,9 +158,7 @@ static enum r2_code still_expected(struct r2_op *op, struct r2_local *l, struct 
     }
     if (rc || same) return rc;
     if (!expect->image) r2_look_again(op);
-    return r2_fail(op->call.err, R2_BUSY,
-                   "%s was changed while a newer version was being fetched; it was left as it is",
-                   op->r->path);
+    return r2_changed_meanwhile(op);
 }
 
 /* The pages of the new version that the file does not have yet. */

@@ -409,8 +409,7 @@ enum r2_code r2_look_closer(struct r2_op *op, enum r2_local_kind *kind)
     return examine(op, false, NULL, kind);
 }
 
-/* Do the maps tell what was written since the file was last looked at? Not what nobody marked, or
- * what surfaced. */
+/* Do the maps tell what was written since the file was last looked at? Not what nobody marked. */
 static void trust_maps(struct r2_op *op, bool first, bool wrote, bool surfaced,
                        const struct r2_identity *now)
 {
@@ -419,9 +418,8 @@ static void trust_maps(struct r2_op *op, bool first, bool wrote, bool surfaced,
     struct r2_live *live = r2_state_live(r->state);
     bool left = k->left_seq && k->left_seq == atomic_load(&live->write_seq) &&
                 r2_identity_same(&k->left, now);
-    if (surfaced ||
-        (wrote ? first && !(left && same_boot(live, false))
-               : !r2_identity_same(&k->identity, now) && !r2_state_sealed(r->state, now)))
+    if (wrote ? first && !(left && same_boot(live, false))
+              : !r2_identity_same(&k->identity, now) && !r2_state_sealed(r->state, now))
         r2_state_unseen(r->state);
     /* a log that nobody had open starts to count anew: `looked` takes the stamp's place */
     if (first && r2_state_stamp(r->state).kind == 2) {
@@ -476,9 +474,10 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
     bool surfaced = first && now.wal_size && !wal_ends_as_known(op);
     bool anew = first && !wrote && !same_boot(live, true);
     if (anew && !counter_stands(op)) r2_state_unseen(r->state);
+    if (surfaced) r2_look_again(op); /* it may turn out to be base's */
     trust_maps(op, first, wrote, surfaced, &now);
     if (anew) r2_boot_id(live->boot_id); /* until a look has compared all pages they stay unseen */
-    if (k->pending.kind == R2_PENDING_NONE && !surfaced && !r2_maybe_dirty(op, &now)) {
+    if (k->pending.kind == R2_PENDING_NONE && !r2_maybe_dirty(op, &now)) {
         *kind = R2_LOCAL_CLEAN;
         return R2_OK;
     }
@@ -487,7 +486,6 @@ enum r2_code r2_look_at_local(struct r2_op *op, bool first, enum r2_local_kind *
         *kind = R2_LOCAL_DIRTY;
         return R2_OK;
     }
-    if (surfaced) k->clean_seq = UINT64_MAX; /* dirty, unless it turns out to be base's */
     k->unclean = k->unclean || wrote || anew;
     op->unseen = !wrote;
     /* closed in order, with something unpushed, and not touched since? */

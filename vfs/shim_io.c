@@ -463,14 +463,20 @@ static void main_shm_barrier(sqlite3_file *f)
     real->pMethods->xShmBarrier(real);
 }
 
+/* All of the log is in the database file, and the log is about to go. */
+SELDOM static void folded(struct r2_file *p)
+{
+    struct r2_stamp now;
+    if (!r2_replica_foreign(p->replica) && wal_stamp(p, &now)) r2_replica_folded(p->replica, &now);
+}
+
 static int main_shm_unmap(sqlite3_file *f, int delete)
 {
     struct r2_file *p = file_of(f);
-    struct r2_stamp now;
-    if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE && !r2_replica_foreign(p->replica) &&
-        wal_stamp(p, &now))
-        r2_replica_folded(p->replica, &now);
-    if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE) p->left_wal = p->folded = true;
+    if (delete &&p->lock == SQLITE_LOCK_EXCLUSIVE) {
+        folded(p);
+        p->left_wal = p->folded = true;
+    }
     p->has_shm = false;
     p->shm = NULL;
     return p->real->pMethods->xShmUnmap(p->real, delete);
@@ -567,11 +573,9 @@ static int wal_write(sqlite3_file *f, const void *from, int n, sqlite3_int64 at)
 
 static int wal_truncate(sqlite3_file *f, sqlite3_int64 size)
 {
-    struct r2_file *w = file_of(f), *p = w->main;
-    struct r2_stamp now;
+    struct r2_file *w = file_of(f);
     /* a checkpoint has copied all of it, and keeps writers out: sealed before it goes */
-    if (size == 0 && !r2_replica_foreign(p->replica) && wal_stamp(p, &now))
-        r2_replica_folded(p->replica, &now);
+    if (size == 0) folded(w->main);
     return w->real->pMethods->xTruncate(w->real, size);
 }
 

@@ -287,8 +287,10 @@ void r2_state_seal(struct r2_state *s, const char *db_path)
 
 bool r2_state_sealed(struct r2_state *s, const struct r2_identity *now)
 {
-    struct r2_stamp then = stamp_of(r2_state_live(s)), seal = seal_of(now);
-    return then.kind == 3 && !now->wal_size && memcmp(&then, &seal, sizeof seal) == 0;
+    struct r2_stamp then = stamp_of(r2_state_live(s));
+    if (then.kind != 3 || now->wal_size) return false;
+    struct r2_stamp seal = seal_of(now);
+    return memcmp(&then, &seal, sizeof seal) == 0;
 }
 
 bool r2_state_continues(struct r2_state *s, const struct r2_stamp *now, bool next, bool *none)
