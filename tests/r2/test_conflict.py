@@ -78,7 +78,7 @@ class Equal(Conflict):
     """Two machines count the same, both from the same version: the bytes are equal, the work is not."""
 
     def counted_twice(self, layout, mode, how):
-        self.key = f"equal/{layout}-{mode}-{how}.db"
+        self.key = f"{self.prefix}/{layout}-{mode}-{how}.db"
         self.remote = self.remote_of(self.key)
         mine, theirs = (f"{side}/{layout}-{mode}-{how}.db" for side in "ab")
         db = self.connect(mine, layout=layout)

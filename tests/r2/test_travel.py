@@ -290,11 +290,8 @@ class Damage(Travel):
     def test_a_kept_version_is_damaged(self):
         """Object layout: on the way it is asked for once more; one that is damaged there is refused."""
         proxy = self.proxy()
-        def open_it():
-            db = self.connect("b/app.db", sync="manual", layout="object", endpoint=proxy.endpoint)
-            self.addCleanup(db.close)
-            return db
-        db = open_it()
+        params = {"sync": "manual", "layout": "object", "endpoint": proxy.endpoint}
+        db = self.connect("b/app.db", **params)
         db.execute("CREATE TABLE t(x)")
         db.execute("INSERT INTO t VALUES('first')")
         self.assertEqual(one(db, "SELECT sync()"), 1)
@@ -302,7 +299,7 @@ class Damage(Travel):
         stock = support.plain(self.path("b/app.db"))
         stock.execute("UPDATE t SET x = 'stock'")
         stock.close()
-        db = open_it()
+        db = self.connect("b/app.db", **params)
         self.assertEqual(one(db, "SELECT sync()"), 2)
         kept = self.segment(1, ".db")
         at = self.bucket.get(kept, raw=True).body.index(b"first")

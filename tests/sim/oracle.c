@@ -351,9 +351,13 @@ void oracle_events(void)
     if (n && !sim->wrong[0]) check_promises();
 }
 
+/* A command ended, or was killed in the middle: what of its transaction, if it has one? */
 static void committed(int index)
 {
     const struct worker *w = &sim->w[index];
+    if (w->todo != DO_COMMIT && w->todo != DO_COUNT && w->todo != DO_ROLLBACK &&
+        w->todo != DO_STOCK)
+        return;
     const struct machine *m = machine_of(index);
     int rc = w->rc & 0xff;
     if (w->stage == IN_COMMIT) return; /* it may have happened */
@@ -460,9 +464,7 @@ void oracle_begins(int index)
 void oracle_done(int index)
 {
     const struct worker *w = &sim->w[index];
-    if (w->todo == DO_COMMIT || w->todo == DO_COUNT || w->todo == DO_ROLLBACK ||
-        w->todo == DO_STOCK)
-        committed(index);
+    committed(index);
     if (w->todo == DO_SYNC && w->rc == SQLITE_OK && w->read) synced(index);
     if (w->todo == DO_RESOLVE_LOCAL && w->rc == SQLITE_OK) machine_of(index)->wins = false;
     if ((w->todo == DO_READ || w->todo == DO_PULL) && w->rc == SQLITE_OK && w->read)
@@ -473,10 +475,7 @@ void oracle_done(int index)
 
 void oracle_killed(int index)
 {
-    const struct worker *w = &sim->w[index];
-    if (w->todo == DO_COMMIT || w->todo == DO_COUNT || w->todo == DO_ROLLBACK ||
-        w->todo == DO_STOCK)
-        committed(index);
+    committed(index);
 }
 
 /* What was committed and not pushed may be gone. */

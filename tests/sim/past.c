@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../../vfs/buf.h"
 #include "../../vfs/ltx.h"
 
 /* ---- collecting ---- */
@@ -52,22 +53,17 @@ void collected(const struct event *e, const char *lineage, uint64_t number, bool
 
 /* ---- the same content ---- */
 
-static uint32_t word(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
 /* Is it a leaf of the free list? What such a page holds is no content: a rollback leaves it
  * changed. */
 static bool is_leaf(const struct version *v, uint32_t pgno)
 {
-    uint32_t trunk = word(v->image + 32);
+    uint32_t trunk = r2_get32(v->image + 32);
     for (uint32_t k = 0; k < v->pages && trunk > 1 && trunk <= v->pages; k++) {
         const uint8_t *page = v->image + (size_t)(trunk - 1) * v->page_size;
-        uint32_t leaves = word(page + 4);
+        uint32_t leaves = r2_get32(page + 4);
         for (uint32_t n = 0; n < leaves && n < v->page_size / 4 - 2; n++)
-            if (word(page + 8 + 4 * n) == pgno) return true;
-        trunk = word(page);
+            if (r2_get32(page + 8 + 4 * n) == pgno) return true;
+        trunk = r2_get32(page);
     }
     return false;
 }

@@ -399,6 +399,14 @@ static void push_without_a_record(void)
     _exit(r2_replica_sync(a.r, &version, &err) == R2_OK && version == 3 ? 9 : 2);
 }
 
+/* A log with x = 10 as version 1. */
+static void start_log(void)
+{
+    start();
+    a.config.layout = b.config.layout = R2_LAYOUT_LOG;
+    CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
+}
+
 /* Landed, and the disk refuses the record that says so: the one before still holds, with the page
  * checksums that it names. */
 static void landed_and_not_recorded(void)
@@ -407,9 +415,7 @@ static void landed_and_not_recorded(void)
     bool anew;
     struct r2_state *s;
     struct r2_record k;
-    start();
-    a.config.layout = b.config.layout = R2_LAYOUT_LOG;
-    CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
+    start_log();
     CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
     fflush(NULL);
     pid_t pid = fork();
@@ -426,6 +432,18 @@ static void landed_and_not_recorded(void)
     CU_ASSERT_TRUE(value(&a) == 13 && value(&b) == 13);
     CU_ASSERT_EQUAL(fork_count(), 0);
     stop();
+}
+
+/* a has x = 12 committed on top of 11, version 2, and its push got no answer, nor landed yet. */
+static void in_doubt_in_a_log(void)
+{
+    uint64_t v;
+    start_log();
+    CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
+    CU_ASSERT_EQUAL(open_it(&a), R2_OK);
+    commit(&a, SET(12));
+    script.fork = LOST;
+    CU_ASSERT_EQUAL(sync_it(&a, &v), R2_UNKNOWN);
 }
 
 static void it_lands_and_nobody_answers(void)
@@ -447,14 +465,7 @@ static void landed_between_two_looks(void)
 {
     for (int more = 0; more < 2; more++) {
         uint64_t version = 0;
-        start();
-        a.config.layout = b.config.layout = R2_LAYOUT_LOG;
-        CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
-        CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
-        CU_ASSERT_EQUAL(open_it(&a), R2_OK);
-        commit(&a, SET(12));
-        script.fork = LOST;
-        CU_ASSERT_EQUAL(r2_replica_sync(a.r, &version, &err), R2_UNKNOWN);
+        in_doubt_in_a_log();
         if (more) commit(&a, SET(13));
         script.before_get = the_machine_sleeps;
         CU_ASSERT_EQUAL(r2_replica_sync(a.r, &version, &err), R2_UNREACHABLE);
@@ -532,9 +543,7 @@ static void landed_and_a_read_fails(void)
 {
     for (fail_read = 1; fail_read == 1 || reads >= fail_read - 1; fail_read++) {
         uint64_t v;
-        start();
-        a.config.layout = b.config.layout = R2_LAYOUT_LOG;
-        CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
+        start_log();
         CU_ASSERT_EQUAL(open_it(&a), R2_OK);
         commit(&a, SET(11));
         script.fork = LANDED_BLIND;
@@ -572,14 +581,7 @@ static ssize_t no_record_once(int fd, const void *from, size_t n, off_t at)
 static void taken_back_and_tried_again(void)
 {
     uint64_t version = 0;
-    start();
-    a.config.layout = b.config.layout = R2_LAYOUT_LOG;
-    CU_ASSERT_EQUAL(session(&a, "CREATE TABLE t(x, pad); INSERT INTO t VALUES(10, 1)"), R2_OK);
-    CU_ASSERT_EQUAL(session(&a, SET(11)), R2_OK);
-    CU_ASSERT_EQUAL(open_it(&a), R2_OK);
-    commit(&a, SET(12));
-    script.fork = LOST;
-    CU_ASSERT_EQUAL(r2_replica_sync(a.r, &version, &err), R2_UNKNOWN);
+    in_doubt_in_a_log();
     commit(&a, SET(11));
     r2_replica_detach(a.r);
     struct r2_record k = record_of(&a, NULL);

@@ -198,6 +198,14 @@ static void leaving_wal(void)
     end();
 }
 
+/* What a machine that has nothing gets. */
+static void elsewhere_are(int rows)
+{
+    sqlite3 *other = connect_to("b.db", "app.db", "");
+    CU_ASSERT_EQUAL(number(other, "SELECT count(*) FROM t"), rows);
+    sqlite3_close(other);
+}
+
 /* A stock connection has written its commit to the -wal, and is about to say so in the index. */
 static sqlite3 *pushes;
 static int pushed;
@@ -238,9 +246,7 @@ static void written_and_not_said(void)
         CU_ASSERT_EQUAL(number(pushes, "SELECT sync()"), 3);
         sqlite3_close(stock);
         sqlite3_close(pushes);
-        sqlite3 *other = connect_to("b.db", "app.db", "");
-        CU_ASSERT_EQUAL(number(other, "SELECT count(*) FROM t"), 2);
-        sqlite3_close(other);
+        elsewhere_are(2);
         end();
     }
 }
@@ -283,9 +289,7 @@ static void written_in_the_same_tick(void)
     CU_ASSERT(!on_wal_sync);
     CU_ASSERT_EQUAL(number(pushes, "SELECT sync()"), 3);
     sqlite3_close(pushes);
-    sqlite3 *other = connect_to("b.db", "app.db", "");
-    CU_ASSERT_EQUAL(number(other, "SELECT count(*) FROM t"), 3);
-    sqlite3_close(other);
+    elsewhere_are(3);
     end();
 }
 
