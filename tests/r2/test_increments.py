@@ -4,8 +4,8 @@ ordinary busy-retry. Nothing acknowledged is lost, nothing is applied twice: pla
 lost, with PUTs that land after their repetition, and with processes killed.
 
 Everything random comes from a seed that is printed; R2VFS_SEED=... repeats a run."""
-
 # One layout: each test names its own.
+# Not under TSan: its writers are processes.
 
 import os
 import random

@@ -49,6 +49,11 @@ class LogCase(support.Case):
     remote_kind = "file"
     count = 0
 
+    def setUp(self):
+        if "tsan" in support.PRELOAD and not isinstance(self, Many):
+            self.skipTest("one thread at a time: no work for TSan")
+        super().setUp()
+
     def fresh(self, name="app"):
         """From now on another database."""
         LogCase.count += 1
